@@ -1,0 +1,42 @@
+"""The command ``dflash-local``: finds the subcommand and imports only that one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+# name: (module with main(argv) -> int, help line)
+COMMANDS = {
+    "chat": ("dflash_local.cli.chat", "talk to a model, drafting with DFlash"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the subcommand named by the first argument; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(f"dflash-local {version('dflash-local')}")
+        return 0
+    if name not in COMMANDS:
+        print(f"dflash-local: unknown command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    status = import_module(COMMANDS[name][0]).main(arguments[1:])
+    return int(status)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dflash-local [--version] COMMAND [options]",
+            "",
+            "commands (dflash-local COMMAND --help says more):",
+            *lines,
+        ]
+    )

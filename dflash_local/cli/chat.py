@@ -1,0 +1,157 @@
+"""``dflash-local chat``: talk to a model, drafting with DFlash."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dflash_local.cli.options import ChatOptions, parse
+from dflash_local.cli.screen import Screen, open_screen
+from dflash_local.errors import DFlashError
+
+if TYPE_CHECKING:
+    from dflash_local import Llama
+    from dflash_local.cli.report import Setup
+
+HELP = (
+    "/stats  what the drafts brought so far\n"
+    "/reset  forget the conversation\n"
+    "/exit   leave (so do Ctrl-D, and Ctrl-C at the prompt)"
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the subcommand; returns the exit status."""
+    options = parse(argv)
+    screen = open_screen()
+    text: str | None = None
+    try:
+        text = _one_shot_text(options)
+        if text is not None and not text.strip():
+            screen.notice("dflash-local chat: nothing to answer, standard input is empty (see -p)")
+            return 0
+        with _warnings_as_notices(screen):
+            return _chat(options, text, screen)
+    except KeyboardInterrupt:
+        return 0 if text is None else 130
+    except BrokenPipeError:  # whoever read our output has left; Python must not flush it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (DFlashError, ImportError, OSError, ValueError) as error:
+        print(f"dflash-local chat: {error}", file=sys.stderr)
+        return 1
+
+
+def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
+    # Only here: they load libllama, and --help or a mistyped option should not wait for it.
+    from dflash_local.cli.loading import find_pair, load
+    from dflash_local.cli.report import Setup
+
+    verifier, drafter = find_pair(options)
+    if drafter is None and not options.plain:
+        screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
+    if text is None:
+        screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
+    with contextlib.closing(load(options, (verifier, drafter))) as llm:
+        setup = Setup(verifier, drafter, llm.width, options.threads)
+        session = ChatSession(llm, options, setup, screen)
+        return session.loop() if text is None else session.turn(text)
+
+
+class ChatSession:
+    """A loaded model, its conversation, and where both are shown."""
+
+    def __init__(self, llm: Llama, options: ChatOptions, setup: Setup, screen: Screen) -> None:
+        from dflash_local.cli.conversation import Conversation
+
+        self._llm = llm
+        self._setup = setup
+        self._screen = screen
+        self._stats_json = options.stats_json
+        self._conversation = Conversation(llm, options)
+
+    def loop(self) -> int:
+        """Read and answer until the user leaves."""
+        self._screen.dim(
+            f"width {self._setup.width} · {self._setup.n_threads} threads"
+            " · Ctrl-C stops an answer, Ctrl-D ends, /help lists commands"
+        )
+        while (text := self._next_line()) is not None:
+            if text.startswith("/"):
+                if not self._command(text.strip()):
+                    break
+            elif text.strip():
+                self._try_turn(text)
+        return 0
+
+    def turn(self, text: str) -> int:
+        """One question and its answer; returns 130 if Ctrl-C stopped it, else 0."""
+        from dflash_local.cli.report import one_line, report, write_json
+
+        n_dropped = self._conversation.add(text)
+        if n_dropped:
+            self._screen.notice(f"the context is full: forgot the oldest {n_dropped} turn(s)")
+        try:
+            answer = self._conversation.answer(self._screen.piece)
+        finally:
+            self._screen.end_answer()
+        facts = report(answer, self._llm.stats.last, self._setup)
+        self._screen.dim(one_line(facts))
+        if self._stats_json is not None:
+            write_json(self._stats_json, facts)
+        if answer.finish_reason == "length":
+            self._screen.notice("the answer was cut at --max-tokens or the end of the context")
+        return 130 if answer.finish_reason == "interrupted" else 0
+
+    def _try_turn(self, text: str) -> None:
+        try:
+            self.turn(text)
+        except (DFlashError, ValueError) as error:
+            self._screen.notice(str(error))
+
+    def _next_line(self) -> str | None:
+        try:
+            return _clean(self._screen.ask())
+        except (EOFError, KeyboardInterrupt):
+            self._screen.notice("")
+            return None
+
+    def _command(self, name: str) -> bool:
+        """Run a line that begins with a slash; False when the chat is to end."""
+        from dflash_local.cli.report import totals
+
+        if name == "/exit":
+            return False
+        if name == "/reset":
+            self._conversation.reset()
+            self._screen.notice("the conversation is forgotten")
+        elif name == "/stats":
+            self._screen.notice("\n".join(totals(self._llm.stats.total)))
+        elif name == "/help":
+            self._screen.notice(HELP)
+        else:
+            self._screen.notice(f"{name}: no such command (a space before it sends it)\n{HELP}")
+        return True
+
+
+def _one_shot_text(options: ChatOptions) -> str | None:
+    """The only question (-p, or what is piped in), or None for a conversation."""
+    if options.prompt is not None:
+        return _clean(options.prompt)
+    return None if sys.stdin.isatty() else _clean(sys.stdin.read())
+
+
+def _clean(text: str) -> str:
+    """Bytes that were no UTF-8 reach Python as surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _warnings_as_notices(screen: Screen) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: screen.notice(f"warning: {message}")
+        yield

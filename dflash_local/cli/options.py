@@ -1,0 +1,109 @@
+"""The options of ``dflash-local chat``: defaults in one place, checked before anything loads."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dflash_local.cli.cores import physical_cores
+
+DEFAULT_N_CTX = 4096
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What the command line says. No verifier: the demo pair."""
+
+    verifier: Path | None = None
+    drafter: Path | None = None
+    width: int | None = None  # None: the drafter's block size - 1
+    plain: bool = False
+    n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
+    threads: int = field(default_factory=physical_cores)
+    gpu_layers: int = 0
+    prompt: str | None = None
+    system: str | None = None
+    # Greedy accepts most: a draft is kept where it equals the verifier's choice, and the drafter
+    # guesses the verifier's likeliest token.
+    temperature: float = 0.0
+    max_tokens: int = 512
+    # llama_cpp's own default is a constant, with which every run would say the same.
+    seed: int = field(default_factory=lambda: random.getrandbits(31))
+    stats_json: Path | None = None
+
+
+def parse(argv: list[str]) -> ChatOptions:
+    """The options in ``argv``; a mistake in them ends the program with status 2."""
+    parser = _parser()
+    options = ChatOptions(**vars(parser.parse_args(argv)))
+    if options.prompt is not None and not options.prompt.strip():
+        parser.error("-p: the prompt is empty")
+    if options.plain and (options.width or options.drafter):
+        parser.error("--plain drafts nothing: leave out --drafter and --width")
+    file = options.stats_json
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        parser.error(f"--stats-json: {file} is a folder, or in a folder that does not exist")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dflash-local chat",
+        argument_default=argparse.SUPPRESS,
+        description="Talk to a model, drafting with DFlash. Without --verifier: SmolLM2-135M and "
+        "the drafter in this package. Piped input is one question; piped output is the answer.",
+    )
+    _add_models(parser.add_argument_group("models"))
+    _add_answers(parser.add_argument_group("answers"))
+    return parser
+
+
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
+    add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
+    add("--width", type=_natural, metavar="N", help="tokens drafted a step (default: all it can)")
+    add("--plain", action="store_true", help="no drafter: plain decoding")
+    context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
+    add("--n-ctx", type=_positive, metavar="N", help=context)
+    threads = "CPU threads (default: the physical cores)"
+    add("--threads", type=_positive, metavar="N", help=threads)
+    layers = f"layers on the GPU, -1 for all (default {ChatOptions.gpu_layers})"
+    add("--gpu-layers", type=int, metavar="N", help=layers)
+
+
+def _add_answers(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("-p", "--prompt", metavar="TEXT", help="answer this and exit")
+    add("--system", metavar="TEXT", help="the system message")
+    temperature = "0 takes the likeliest token, which accepts most drafts (default 0)"
+    add("--temperature", type=_non_negative, metavar="T", help=temperature)
+    length = f"of one answer; 0: to the context's end (default {ChatOptions.max_tokens})"
+    add("--max-tokens", type=_natural, metavar="N", help=length)
+    add("--seed", type=_natural, metavar="N", help="of the sampler (default: another each time)")
+    statistics = "write the statistics of the last answer there"
+    add("--stats-json", type=Path, metavar="FILE", help=statistics)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or not least <= int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
+def _non_negative(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")

@@ -1,0 +1,94 @@
+"""What is said and written about an answer: the line under it, the JSON file, /stats."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_local.cli.conversation import Answer
+
+PHASES = ("prefill", "inject", "draft", "verify", "sample")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the answers of this session were made with. Width 0: nothing is drafted."""
+
+    verifier: Path
+    drafter: Path | None
+    width: int
+    n_threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "verifier": str(self.verifier),
+            "drafter": None if self.drafter is None else str(self.drafter),
+            "width": self.width,
+            "n_threads": self.n_threads,
+        }
+
+
+def report(answer: Answer, stats: Any, setup: Setup) -> dict[str, Any]:
+    """The statistics of one answer; ``tokens_per_second`` leaves out the time for the prompt."""
+    seconds = {phase: getattr(stats, f"seconds_{phase}") for phase in PHASES}
+    generating = answer.seconds - seconds["prefill"]
+    return {
+        "acceptance_length": stats.acceptance_length,
+        "acceptance_rate": stats.acceptance_rate,
+        "drafted": stats.n_drafted,
+        "accepted": stats.n_accepted,
+        "accepted_per_position": list(stats.accepted_per_position),
+        "steps": stats.n_steps,
+        "tokens": stats.n_tokens,
+        "prompt_tokens": answer.n_prompt_tokens,
+        "tokens_per_second": stats.n_tokens / generating if generating > 0 else 0.0,
+        "seconds_to_first_token": answer.seconds_to_first_token,
+        "seconds_total": answer.seconds,
+        "seconds": seconds,
+        "finish_reason": answer.finish_reason,
+        **setup.as_dict(),
+    }
+
+
+def one_line(facts: dict[str, Any]) -> str:
+    """The line under an answer."""
+    parts = [f"{facts['tokens']} tokens", f"{facts['tokens_per_second']:.1f} tokens/s"]
+    if facts["drafted"]:
+        parts.append(f"acceptance length {facts['acceptance_length']:.2f}")
+        parts.append(f"accepted {facts['accepted']}/{facts['drafted']}")
+        parts.append(f"width {facts['width']}")
+    else:
+        parts.append("plain decoding")
+    return " · ".join(parts)
+
+
+def totals(stats: Any) -> list[str]:
+    """Lines for /stats: everything since the model was loaded."""
+    lines = [
+        f"{stats.n_tokens} tokens in {stats.n_steps} steps",
+        f"accepted {stats.n_accepted} of {stats.n_drafted} drafts "
+        f"({stats.acceptance_rate:.0%}), acceptance length {stats.acceptance_length:.2f}",
+    ]
+    if stats.n_accepted:
+        counts = " ".join(str(count) for count in stats.accepted_per_position)
+        lines.append(f"accepted per position: {counts}")
+    times = " · ".join(f"{phase} {getattr(stats, f'seconds_{phase}'):.2f}" for phase in PHASES)
+    return [*lines, f"seconds: {times}"]
+
+
+def write_json(file: Path, facts: dict[str, Any]) -> None:
+    """Write ``facts`` to ``file`` in one piece: a reader never sees half of it."""
+    text = json.dumps(facts, indent=2) + "\n"
+    if file.exists() and not file.is_file():  # a pipe or a device cannot be replaced
+        file.write_text(text, encoding="utf-8")
+        return
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
