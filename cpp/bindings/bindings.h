@@ -1,0 +1,25 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace dflash::bindings {
+
+namespace py = pybind11;
+
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+void register_errors(py::module_& module);
+void register_results(py::module_& module);
+void register_verifier(py::module_& module);
+void register_drafter(py::module_& module);
+void register_session(py::module_& module);
+
+/// Pointers cross the border as integers, as ctypes gives them.
+template <class T>
+T* from_address(std::uintptr_t address) {
+  if (address == 0) throw py::value_error("the address of a llama.cpp object is 0: was it freed?");
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace dflash::bindings

@@ -1,0 +1,252 @@
+#include "core/session.h"
+
+#include <pybind11/numpy.h>
+
+#include <memory>
+#include <mutex>
+#include <sstream>
+
+#include "bindings/bindings.h"
+#include "core/errors.h"
+#include "llama/drafter.h"
+#include "llama/sampler.h"
+#include "llama/verifier.h"
+
+namespace dflash::bindings {
+
+namespace {
+
+using TokenArray = py::array_t<Token, py::array::c_style | py::array::forcecast>;
+
+std::vector<Token> to_vector(const TokenArray& tokens) {
+  if (tokens.ndim() != 1) throw py::value_error("tokens must be one-dimensional");
+  return {tokens.data(), tokens.data() + tokens.size()};
+}
+
+/// Ctrl-C ends a long read between two chunks.
+void check_signals() {
+  const py::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+/// A llama_sampler from None (greedy), an address, or llama_cpp's LlamaSampler.
+llama_sampler* sampler_address(const py::object& sampler) {
+  if (sampler.is_none()) return nullptr;
+  if (py::isinstance<py::int_>(sampler)) {
+    return from_address<llama_sampler>(sampler.cast<std::uintptr_t>());
+  }
+  const auto ctypes = py::module_::import("ctypes");
+  const py::object address =
+      ctypes.attr("cast")(sampler.attr("sampler"), ctypes.attr("c_void_p")).attr("value");
+  if (address.is_none()) throw py::value_error("the sampler was closed");
+  return from_address<llama_sampler>(address.cast<std::uintptr_t>());
+}
+
+/// A session, one caller at a time, that can be closed before its contexts are freed.
+class Handle {
+ public:
+  Handle(LlamaVerifier& verifier, LlamaDrafter* drafter, SessionOptions options)
+      : verifier_(verifier), session_(verifier, drafter, options) {}
+
+  /// Runs `work` on the session without the GIL, alone.
+  template <class Work>
+  auto run(Work work) {
+    const py::gil_scoped_release unlocked;
+    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
+    if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
+    check_open();
+    return work(session_);
+  }
+
+  /// Reads of plain fields: with the GIL, and never beside a call that changes them.
+  template <class Read>
+  auto read(Read read_field) {
+    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
+    if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
+    return read_field(session_);
+  }
+
+  void cancel() { session_.cancel(); }
+
+  void close() {
+    const py::gil_scoped_release unlocked;
+    session_.cancel();
+    const std::lock_guard<std::mutex> alone(mutex_);
+    closed_ = true;
+  }
+
+  bool closed() const { return closed_; }
+  const LlamaVerifier& verifier() const { return verifier_; }
+
+ private:
+  void check_open() const {
+    if (closed_) throw BackendError("the session is closed");
+  }
+
+  LlamaVerifier& verifier_;
+  Session session_;
+  std::mutex mutex_;
+  bool closed_ = false;
+};
+
+StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens) {
+  llama_sampler* chain = sampler_address(sampler);
+  return handle.run([&](Session& session) {
+    if (chain == nullptr) {
+      GreedySampler greedy(handle.verifier());
+      return session.step(greedy, max_tokens);
+    }
+    ChainSampler sampling(handle.verifier(), chain);
+    return session.step(sampling, max_tokens);
+  });
+}
+
+py::array_t<float> logits(Handle& handle, int32_t row) {
+  py::array_t<float> out(handle.verifier().n_vocab());
+  float* to = out.mutable_data();
+  handle.run([&](Session&) {
+    const float* from = handle.verifier().logits(row);
+    std::copy(from, from + handle.verifier().n_vocab(), to);
+  });
+  return out;
+}
+
+std::string repr(Handle& handle) {
+  return handle.read([](const Session& session) {
+    std::ostringstream out;
+    out << "Session(n_past=" << session.n_past() << ", n_features=" << session.n_features()
+        << ", width=" << session.options().width << ')';
+    return out.str();
+  });
+}
+
+template <class Field>
+auto field(Field get) {
+  return [get](Handle& handle) { return handle.read(get); };
+}
+
+void register_reading(py::class_<Handle>& session) {
+  session
+      .def(
+          "sync",
+          [](Handle& handle, const TokenArray& tokens) {
+            const auto prompt = to_vector(tokens);
+            handle.run([&](Session& s) { s.sync(prompt, check_signals); });
+          },
+          py::arg("tokens"))
+      .def(
+          "keep_prefix",
+          [](Handle& handle, const TokenArray& tokens) {
+            const auto prompt = to_vector(tokens);
+            return handle.run([&](Session& s) { return s.keep_prefix(prompt); });
+          },
+          py::arg("tokens"))
+      .def(
+          "extend",
+          [](Handle& handle, const TokenArray& tokens, bool all_rows) {
+            const auto added = to_vector(tokens);
+            handle.run([&](Session& s) {
+              s.extend(added.data(), static_cast<int32_t>(added.size()),
+                       all_rows ? Rows::all : Rows::last, check_signals);
+            });
+          },
+          py::arg("tokens"), py::kw_only(), py::arg("all_rows") = false)
+      .def(
+          "rewind",
+          [](Handle& handle, int32_t n_tokens) {
+            return handle.run([&](Session& s) { return s.rewind(n_tokens); });
+          },
+          py::arg("n_tokens"))
+      .def(
+          "adopt",
+          [](Handle& handle, const TokenArray& tokens) {
+            const auto held = to_vector(tokens);
+            return handle.run([&](Session& s) { return s.adopt(held); });
+          },
+          py::arg("tokens"));
+}
+
+void register_stepping(py::class_<Handle>& session) {
+  session
+      .def("step", &step, py::arg("sampler") = py::none(), py::kw_only(),
+           py::arg("max_tokens") = py::none())
+      .def(
+          "propose",
+          [](Handle& handle, const std::optional<std::vector<Token>>& draft,
+             std::optional<int32_t> max_tokens) {
+            return handle.run([&](Session& s) { return Draft(s.propose(draft, max_tokens)); });
+          },
+          py::arg("draft") = py::none(), py::kw_only(), py::arg("max_tokens") = py::none())
+      .def(
+          "commit",
+          [](Handle& handle, const std::vector<Token>& emitted) {
+            return handle.run([&](Session& s) { return s.commit(emitted); });
+          },
+          py::arg("emitted"))
+      .def("discard", [](Handle& handle) { handle.run([](Session& s) { s.discard(); }); })
+      .def(
+          "anchor",
+          [](Handle& handle, Token token) { handle.run([&](Session& s) { s.anchor(token); }); },
+          py::arg("token"))
+      .def("logits", &logits, py::arg("row"));
+}
+
+void register_state(py::class_<Handle>& session) {
+  session
+      .def("save_drafter",
+           [](Handle& handle) {
+             return py::bytes(handle.run([](Session& s) { return s.save_drafter(); }));
+           })
+      .def(
+          "load_drafter",
+          [](Handle& handle, const std::string& state, int32_t n_features) {
+            handle.run([&](Session& s) { s.load_drafter(state, n_features); });
+          },
+          py::arg("state"), py::arg("n_features"))
+      .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
+      .def("cancel", &Handle::cancel)
+      .def("close", &Handle::close)
+      .def_property_readonly("closed", &Handle::closed);
+}
+
+void register_fields(py::class_<Handle>& session) {
+  session.def_property_readonly("tokens", field([](const Session& s) { return s.tokens(); }))
+      .def_property_readonly("n_past", field([](const Session& s) { return s.n_past(); }))
+      .def_property_readonly("n_features", field([](const Session& s) { return s.n_features(); }))
+      .def_property_readonly("anchored", field([](const Session& s) { return s.anchored(); }))
+      .def_property_readonly("logits_live", field([](const Session& s) { return s.logits_live(); }))
+      .def_property_readonly("features_missing",
+                             field([](const Session& s) { return s.features_missing(); }))
+      .def_property_readonly("draft", field([](const Session& s) { return Draft(s.draft()); }))
+      .def_property_readonly("last_stats",
+                             field([](const Session& s) { return Stats(s.last_stats()); }))
+      .def_property_readonly("total_stats",
+                             field([](const Session& s) { return Stats(s.total_stats()); }))
+      .def_property("width", field([](const Session& s) { return s.options().width; }),
+                    [](Handle& handle, int32_t width) {
+                      handle.run([&](Session& s) {
+                        auto options = s.options();
+                        options.width = width;
+                        s.set_options(options);
+                      });
+                    })
+      .def("__repr__", &repr);
+}
+
+}  // namespace
+
+void register_session(py::module_& module) {
+  py::class_<Handle> session(module, "Session");
+  session.def(py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter, int32_t width) {
+                return std::make_unique<Handle>(verifier, drafter, SessionOptions{width});
+              }),
+              py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
+              py::arg("width") = SessionOptions{}.width, py::keep_alive<1, 2>(),
+              py::keep_alive<1, 3>());
+  register_reading(session);
+  register_stepping(session);
+  register_state(session);
+  register_fields(session);
+}
+
+}  // namespace dflash::bindings

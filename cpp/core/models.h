@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dflash {
+
+using Token = int32_t;
+
+/// Which rows of a decode get logits.
+enum class Rows { last, all };
+
+/// The large model's side of one sequence: it holds the tokens at positions 0, 1, ...
+class Verifier {
+ public:
+  virtual ~Verifier() = default;
+
+  /// Positions there is room for.
+  virtual int32_t n_ctx() const = 0;
+  /// Tokens one decode takes at most.
+  virtual int32_t n_batch() const = 0;
+  /// Rows of logits one decode gives at most.
+  virtual int32_t max_rows() const = 0;
+  /// Floats in a row of features; 0 without a tap.
+  virtual int32_t n_features() const = 0;
+
+  /// Decodes `n` tokens at positions `pos`, `pos + 1`, ...
+  virtual void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) = 0;
+  /// Copies the features of rows `first` .. `first + n - 1` of the last decode: [n, n_features()].
+  virtual void features(int32_t first, int32_t n, float* out) = 0;
+  /// Forgets the positions from `pos` on. False where the memory cannot drop a part of a sequence;
+  /// it is unchanged then.
+  virtual bool trim(int32_t pos) = 0;
+  /// Whether the token ends the generation.
+  virtual bool is_eog(Token token) const = 0;
+};
+
+/// What a drafter proposes to follow the anchor.
+struct Draft {
+  std::vector<Token> tokens;
+  /// The drafter's own estimate, a position, that the token is accepted; empty where it has none.
+  std::vector<float> confidence;
+
+  void clear() {
+    tokens.clear();
+    confidence.clear();
+  }
+};
+
+/// The small model's side of the same sequence: it holds features of positions 0, 1, ...
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+
+  /// Drafts one block gives at most.
+  virtual int32_t max_width() const = 0;
+  /// Rows of features one injection takes at most.
+  virtual int32_t max_inject() const = 0;
+
+  /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...
+  virtual void inject(const float* features, int32_t n, int32_t pos) = 0;
+  /// Drafts up to `width` tokens to follow `anchor`, the token at `pos`, whose features it lacks.
+  virtual void draft(Token anchor, int32_t pos, int32_t width, Draft& out) = 0;
+  /// Forgets the positions from `pos` on.
+  virtual void trim(int32_t pos) = 0;
+  /// The memory as bytes, and back.
+  virtual std::string save() = 0;
+  virtual void load(const std::string& state) = 0;
+};
+
+/// Draws the verifier's tokens, one row of logits of its last decode at a time.
+class Sampler {
+ public:
+  virtual ~Sampler() = default;
+  /// Samples from `row` (-1: the last one) and takes the token as emitted.
+  virtual Token sample(int32_t row) = 0;
+};
+
+}  // namespace dflash

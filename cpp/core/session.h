@@ -1,0 +1,131 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/models.h"
+#include "core/stats.h"
+
+namespace dflash {
+
+struct SessionOptions {
+  /// Drafts a step. Negative: as many as the drafter gives (block_size - 1). 0: plain decoding.
+  int32_t width = -1;
+};
+
+/// Why the answer cannot go on after a step.
+enum class Finish { none, end_of_generation, context_full };
+
+struct StepResult {
+  std::vector<Token> tokens;  ///< emitted: accepted drafts, then the correction or the bonus
+  int32_t n_drafted = 0;
+  int32_t n_accepted = 0;
+  Finish finish = Finish::none;
+};
+
+/// One timeline over a verifier and a drafter: draft, verify, keep the longest valid prefix.
+///
+/// The transcript is `tokens()`. The verifier's memory holds the first `n_past()` of them, the
+/// drafter's the features of the first `n_features()`. Between two calls one of these holds:
+///
+///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
+///             hand and the next step samples from them; else the last token is read again.
+///   anchored  n_past == tokens.size() - 1. The last token was emitted and is the anchor: the next
+///             step drafts after it and decodes it together with the draft.
+///   proposed  anchored, and anchor and draft are decoded: rows wait for commit() or discard().
+///
+/// Strong guarantee: when a call throws, the session is back in its last read or anchored state
+/// (a long read keeps the chunks that were done), and both memories agree with it.
+class Session {
+ public:
+  /// Called between two chunks of a long read; what it throws ends the read.
+  using Progress = std::function<void()>;
+
+  /// Both models must outlive the session. Without a drafter it decodes plainly.
+  Session(Verifier& verifier, Drafter* drafter, SessionOptions options);
+
+  /// Makes the timeline exactly `prompt`: keeps the common prefix, reads the rest.
+  void sync(const std::vector<Token>& prompt, const Progress& progress = {});
+  /// The first half of sync(): keeps what `prompt` and the timeline share, gives its length. At
+  /// least one token is left to read, unless the logits after the whole prompt are at hand.
+  int32_t keep_prefix(const std::vector<Token>& prompt);
+  /// Reads tokens after the timeline (a pending anchor is dropped).
+  void extend(const Token* tokens, int32_t n, Rows rows = Rows::last,
+              const Progress& progress = {});
+  /// Goes back to the first `n_tokens` tokens, n_tokens <= n_past(); gives the length reached: less
+  /// (0) only with a verifier whose memory cannot drop a part of a sequence.
+  int32_t rewind(int32_t n_tokens);
+  /// Takes note that the verifier's memory holds exactly `tokens`, put there by others. Features
+  /// are valid as far as they agree with the timeline. False when that leaves a gap.
+  bool adopt(const std::vector<Token>& tokens);
+
+  /// One step, all in here: emits between 1 and width + 1 tokens, at most `max_tokens`.
+  StepResult step(Sampler& sampler, std::optional<int32_t> max_tokens = {});
+
+  /// The same step row by row. propose() drafts (or takes the caller's draft), decodes anchor and
+  /// draft, and gives the draft; rows 0 .. size are then the verifier's.
+  const Draft& propose(const std::optional<std::vector<Token>>& draft = {},
+                       std::optional<int32_t> max_tokens = {});
+  /// Ends the step with the tokens that were emitted: a prefix of the draft, then one more.
+  StepResult commit(const std::vector<Token>& emitted);
+  /// Ends the step as if it had not begun.
+  void discard();
+  /// Makes `token`, sampled by the caller from the live logits, the anchor.
+  void anchor(Token token);
+
+  /// The drafter's memory as bytes, and back; load_drafter() makes `n_features` of them valid.
+  std::string save_drafter();
+  void load_drafter(const std::string& state, int32_t n_features);
+
+  /// Ends the read that is running, in another thread, at the next chunk.
+  void cancel() { cancelled_ = true; }
+  /// Statistics of an answer begin here.
+  void start_answer() { last_ = Stats{}; }
+
+  const std::vector<Token>& tokens() const { return tokens_; }
+  int32_t n_past() const { return n_past_; }
+  int32_t n_features() const { return n_features_; }
+  bool logits_live() const { return logits_live_; }
+  bool anchored() const { return static_cast<int32_t>(tokens_.size()) == n_past_ + 1; }
+  /// Whether the drafter lacks features of tokens that the verifier holds: steps are plain then.
+  bool features_missing() const { return drafter_ != nullptr && n_features_ < n_past_; }
+  const SessionOptions& options() const { return options_; }
+  void set_options(const SessionOptions& options) { options_ = options; }
+  const Draft& draft() const { return draft_; }
+  const Stats& last_stats() const { return last_; }
+  const Stats& total_stats() const { return total_; }
+
+ private:
+  StepResult first_step(Sampler& sampler);
+  void read_chunk(const Token* tokens, int32_t n, Rows rows);
+  void inject_rows(int32_t n);
+  int32_t room(std::optional<int32_t> max_tokens) const;
+  void make_draft(const std::optional<std::vector<Token>>& given, int32_t room);
+  void decode_block();
+  void check_emitted(const std::vector<Token>& emitted) const;
+  bool trim_verifier();
+  void forget_all();
+  template <class Work>
+  void guarded(Work work);
+  Finish finish_after(Token token) const;
+
+  Verifier& verifier_;
+  Drafter* drafter_;
+  SessionOptions options_;
+  std::vector<Token> tokens_;
+  int32_t n_past_ = 0;
+  int32_t n_features_ = 0;
+  bool logits_live_ = false;
+  bool proposed_ = false;
+  Draft draft_;
+  std::vector<Token> block_;     // anchor and draft, as they are decoded
+  std::vector<float> features_;  // rows on their way from verifier to drafter
+  std::atomic<bool> cancelled_{false};
+  Stats last_;
+  Stats total_;
+};
+
+}  // namespace dflash

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// libllama as this project uses it, declared here and resolved at run time from the library that
+// llama_cpp has loaded: nothing is linked and no header of llama.cpp is needed.
+
+struct llama_model;
+struct llama_context;
+struct llama_vocab;
+struct llama_sampler;
+struct llama_memory_i;
+
+namespace dflash {
+
+using llama_token = int32_t;
+using llama_pos = int32_t;
+using llama_seq_id = int32_t;
+
+/// The only struct that crosses the border by value; bind() checks its layout.
+struct llama_batch {
+  int32_t n_tokens;
+  llama_token* token;
+  float* embd;
+  llama_pos* pos;
+  int32_t* n_seq_id;
+  llama_seq_id** seq_id;
+  int8_t* logits;
+};
+
+/// Every function of libllama that is called: X(name, Itanium name, MSVC name, result, arguments).
+/// The mangled names are those of C++ functions, which llama-ext.h declares without extern "C".
+#define DFLASH_LLAMA_FUNCTIONS(X)                                                                \
+  X(llama_decode, "", "", int32_t, (llama_context*, llama_batch))                                \
+  X(llama_get_memory, "", "", llama_memory_i*, (const llama_context*))                           \
+  X(llama_memory_seq_rm, "", "", bool, (llama_memory_i*, llama_seq_id, llama_pos, llama_pos))    \
+  X(llama_memory_clear, "", "", void, (llama_memory_i*, bool))                                   \
+  X(llama_get_logits_ith, "", "", float*, (llama_context*, int32_t))                             \
+  X(llama_get_model, "", "", const llama_model*, (const llama_context*))                         \
+  X(llama_model_get_vocab, "", "", const llama_vocab*, (const llama_model*))                     \
+  X(llama_model_n_embd, "", "", int32_t, (const llama_model*))                                   \
+  X(llama_model_n_layer, "", "", int32_t, (const llama_model*))                                  \
+  X(llama_model_rope_type, "", "", int32_t, (const llama_model*))                                \
+  X(llama_vocab_n_tokens, "", "", int32_t, (const llama_vocab*))                                 \
+  X(llama_vocab_is_eog, "", "", bool, (const llama_vocab*, llama_token))                         \
+  X(llama_n_ctx, "", "", uint32_t, (const llama_context*))                                       \
+  X(llama_n_batch, "", "", uint32_t, (const llama_context*))                                     \
+  X(llama_n_ubatch, "", "", uint32_t, (const llama_context*))                                    \
+  X(llama_set_causal_attn, "", "", void, (llama_context*, bool))                                 \
+  X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
+  X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \
+  X(llama_state_seq_get_data, "", "", size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))  \
+  X(llama_state_seq_set_data, "", "", size_t,                                                    \
+    (llama_context*, const uint8_t*, size_t, llama_seq_id))                                      \
+  X(llama_set_embeddings_layer_inp, "_Z30llama_set_embeddings_layer_inpP13llama_contextjb",      \
+    "?llama_set_embeddings_layer_inp@@YAXPEAUllama_context@@I_N@Z", void,                        \
+    (llama_context*, uint32_t, bool))                                                            \
+  X(llama_get_embeddings_layer_inp, "_Z30llama_get_embeddings_layer_inpP13llama_contextj",       \
+    "?llama_get_embeddings_layer_inp@@YAPEAMPEAUllama_context@@I@Z", float*,                     \
+    (llama_context*, uint32_t))                                                                  \
+  X(llama_model_target_layer_ids, "_Z28llama_model_target_layer_idsPK11llama_model",             \
+    "?llama_model_target_layer_ids@@YAPEBHPEBUllama_model@@@Z", const int32_t*,                  \
+    (const llama_model*))                                                                        \
+  X(llama_model_target_layer_ids_n, "_Z30llama_model_target_layer_ids_nPK11llama_model",         \
+    "?llama_model_target_layer_ids_n@@YAIPEBUllama_model@@@Z", uint32_t, (const llama_model*))   \
+  X(llama_model_dflash_selector_top_k, "_Z33llama_model_dflash_selector_top_kPK11llama_model",   \
+    "?llama_model_dflash_selector_top_k@@YAHPEBUllama_model@@@Z", int32_t, (const llama_model*)) \
+  X(llama_set_embeddings_nextn, "_Z26llama_set_embeddings_nextnP13llama_contextbb",              \
+    "?llama_set_embeddings_nextn@@YAXPEAUllama_context@@_N1@Z", void,                            \
+    (llama_context*, bool, bool))                                                                \
+  X(llama_get_embeddings_nextn, "_Z26llama_get_embeddings_nextnP13llama_context",                \
+    "?llama_get_embeddings_nextn@@YAPEAMPEAUllama_context@@@Z", float*, (llama_context*))
+
+struct Api {
+#define DFLASH_DECLARE(name, itanium, msvc, result, arguments) result(*name) arguments = nullptr;
+  DFLASH_LLAMA_FUNCTIONS(DFLASH_DECLARE)
+#undef DFLASH_DECLARE
+};
+
+/// Offsets of the fields of llama_batch, then its size, as llama_cpp's ctypes declare them.
+struct BatchLayout {
+  size_t n_tokens, token, embd, pos, n_seq_id, seq_id, logits, size;
+};
+
+/// Fills the table from a handle of the loaded library (dlopen's or LoadLibrary's).
+/// Throws std::runtime_error that names every function that is missing.
+void bind_api(void* library, const BatchLayout& layout);
+
+/// The table; complete once bind_api() has returned.
+const Api& api();
+
+}  // namespace dflash

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <vector>
+
+#include "core/models.h"
+#include "llama/api.h"
+#include "llama/batch.h"
+
+namespace dflash {
+
+enum class DrafterKind { dflash, dflash2, dspark };
+
+/// What the loop has to know of a drafter's file.
+struct DrafterOptions {
+  DrafterKind kind = DrafterKind::dflash;
+  int32_t block_size = 16;          ///< tokens of the trained block, anchor included
+  int32_t mask_token = 0;           ///< stands for every token to be drafted
+  bool causal = false;              ///< attention within the block
+  bool sample_from_anchor = false;  ///< DSpark: the anchor's row predicts too
+  bool has_confidence = false;      ///< DSpark: a confidence head is there
+  int32_t sequence = 0;
+};
+
+/// A llama_context of architecture `dflash` as a drafter.
+class LlamaDrafter : public Drafter {
+ public:
+  /// `context` must outlive the drafter, hold max_width() + 1 outputs and that many in one ubatch.
+  LlamaDrafter(llama_context* context, DrafterOptions options);
+
+  /// block_size - 1, or block_size where the anchor's row predicts too.
+  int32_t max_width() const override;
+  int32_t max_inject() const override { return n_inject_; }
+
+  void inject(const float* features, int32_t n, int32_t pos) override;
+  void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
+  void trim(int32_t pos) override;
+  std::string save() override;
+  void load(const std::string& state) override;
+
+  /// The logits of draft row `i` of the last draft, [n_vocab]; not with DFlash2.
+  const float* logits(int32_t i) const;
+  int32_t n_vocab() const { return n_vocab_; }
+  const DrafterOptions& options() const { return options_; }
+  /// Seconds spent inside libllama so far.
+  double backend_seconds() const { return backend_seconds_; }
+
+ private:
+  bool predicts_from_anchor() const {
+    return options_.kind == DrafterKind::dspark && options_.sample_from_anchor;
+  }
+  int32_t first_row() const { return predicts_from_anchor() ? 0 : 1; }
+  void decode(const llama_batch& batch);
+  void decode_block(Token anchor, int32_t pos, int32_t n_block);
+  void read_rows(int32_t width, Draft& out) const;
+  void walk_lattice(int32_t width, Draft& out) const;
+
+  llama_context* context_;
+  llama_memory_i* memory_;
+  DrafterOptions options_;
+  Batch batch_;
+  int32_t n_embd_;
+  int32_t n_vocab_;
+  int32_t n_inject_;
+  int32_t selector_top_k_;
+  bool mrope_;
+  std::vector<Token> block_;
+  mutable double backend_seconds_ = 0;
+};
+
+}  // namespace dflash

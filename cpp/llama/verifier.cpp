@@ -1,0 +1,100 @@
+#include "llama/verifier.h"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "core/errors.h"
+#include "llama/backend.h"
+
+namespace dflash {
+
+LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
+    : context_(context), options_(std::move(options)), batch_(options_.sequence) {
+  const llama_model* model = api().llama_get_model(context);
+  memory_ = api().llama_get_memory(context);
+  if (memory_ == nullptr) {
+    throw std::invalid_argument("the verifier's context has no memory: it cannot generate");
+  }
+  vocab_ = api().llama_model_get_vocab(model);
+  n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context));
+  n_batch_ = static_cast<int32_t>(api().llama_n_batch(context));
+  n_embd_ = api().llama_model_n_embd(model);
+  n_vocab_ = api().llama_vocab_n_tokens(vocab_);
+  if (options_.max_rows < 1 || options_.max_rows > n_batch_) {
+    throw std::invalid_argument("max_rows must be between 1 and n_batch");
+  }
+  const int32_t n_layer = api().llama_model_n_layer(model);
+  for (const int32_t layer : options_.feature_layers) {
+    // llama.cpp asserts on a layer that is not there.
+    if (layer < 0 || layer > n_layer) {
+      throw std::invalid_argument("feature layer " + std::to_string(layer) +
+                                  " is not among the verifier's " + std::to_string(n_layer));
+    }
+    api().llama_set_embeddings_layer_inp(context, static_cast<uint32_t>(layer), true);
+  }
+}
+
+void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) {
+  if (n < 1 || n > n_batch_ || pos + n > n_ctx_ || (rows == Rows::all && n > options_.max_rows)) {
+    throw ContextError("a decode of " + std::to_string(n) + " tokens at position " +
+                       std::to_string(pos) + " does not fit the verifier's context");
+  }
+  check_tokens(tokens, n);
+  n_decoded_ = 0;
+  const llama_batch batch = batch_.tokens(tokens, n, pos, rows == Rows::all, true);
+  const int code = timed(backend_seconds_, [&] {
+    const int result = api().llama_decode(context_, batch);
+    // llama_decode may return while the device still works: reading a row waits for it.
+    if (result == 0) api().llama_get_logits_ith(context_, -1);
+    return result;
+  });
+  check_decode(code, "verifier");
+  n_decoded_ = n;
+}
+
+// libllama indexes its embedding table without looking.
+void LlamaVerifier::check_tokens(const Token* tokens, int32_t n) const {
+  for (int32_t i = 0; i < n; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= n_vocab_) {
+      throw std::invalid_argument("token " + std::to_string(tokens[i]) +
+                                  " is not in the vocabulary of " + std::to_string(n_vocab_));
+    }
+  }
+}
+
+void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
+  if (first < 0 || first + n > n_decoded_) {
+    throw std::logic_error("features of rows that the last decode did not have");
+  }
+  const auto width = static_cast<size_t>(n_embd_);
+  const auto stride = static_cast<size_t>(n_features());
+  for (size_t k = 0; k < options_.feature_layers.size(); ++k) {
+    const auto layer = static_cast<uint32_t>(options_.feature_layers[k]);
+    const float* rows = timed(
+        backend_seconds_, [&] { return api().llama_get_embeddings_layer_inp(context_, layer); });
+    if (rows == nullptr) throw BackendError("libllama gave no input of a feature layer");
+    for (int32_t i = 0; i < n; ++i) {
+      std::memcpy(out + static_cast<size_t>(i) * stride + k * width,
+                  rows + static_cast<size_t>(first + i) * width, width * sizeof(float));
+    }
+  }
+}
+
+bool LlamaVerifier::trim(int32_t pos) {
+  if (pos == 0) {
+    // Dropping a whole sequence is possible for every kind of memory.
+    return api().llama_memory_seq_rm(memory_, options_.sequence, -1, -1);
+  }
+  return api().llama_memory_seq_rm(memory_, options_.sequence, pos, -1);
+}
+
+const float* LlamaVerifier::logits(int32_t row) const {
+  const float* found = api().llama_get_logits_ith(context_, row);
+  if (found == nullptr) {
+    throw std::invalid_argument("the last decode has no logits of row " + std::to_string(row));
+  }
+  return found;
+}
+
+}  // namespace dflash

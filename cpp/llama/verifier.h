@@ -1,0 +1,62 @@
+#pragma once
+
+#include <vector>
+
+#include "core/models.h"
+#include "llama/api.h"
+#include "llama/batch.h"
+
+namespace dflash {
+
+struct VerifierOptions {
+  /// Rows of logits that the context can hold (its n_outputs_max).
+  int32_t max_rows = 1;
+  /// Layers whose inputs are the features, in the drafter's order (GGUF dflash.target_layers).
+  std::vector<int32_t> feature_layers;
+  /// The sequence of the context that the session owns.
+  int32_t sequence = 0;
+};
+
+/// A llama_context as a verifier. Features come by the native tap: the layer inputs of libllama.
+class LlamaVerifier : public Verifier {
+ public:
+  /// `context` must outlive the verifier, and its architecture's graph must fill layer inputs.
+  LlamaVerifier(llama_context* context, VerifierOptions options);
+
+  int32_t n_ctx() const override { return n_ctx_; }
+  int32_t n_batch() const override { return n_batch_; }
+  int32_t max_rows() const override { return options_.max_rows; }
+  int32_t n_features() const override {
+    return static_cast<int32_t>(options_.feature_layers.size()) * n_embd_;
+  }
+
+  void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
+  void features(int32_t first, int32_t n, float* out) override;
+  bool trim(int32_t pos) override;
+  bool is_eog(Token token) const override { return api().llama_vocab_is_eog(vocab_, token); }
+
+  /// The logits of a row of the last decode, [n_vocab]; -1 is the last row.
+  const float* logits(int32_t row) const;
+  int32_t n_vocab() const { return n_vocab_; }
+  llama_context* context() const { return context_; }
+  const VerifierOptions& options() const { return options_; }
+  /// Seconds spent inside libllama so far.
+  double backend_seconds() const { return backend_seconds_; }
+
+ private:
+  void check_tokens(const Token* tokens, int32_t n) const;
+
+  llama_context* context_;
+  llama_memory_i* memory_;
+  const llama_vocab* vocab_;
+  VerifierOptions options_;
+  Batch batch_;
+  int32_t n_ctx_;
+  int32_t n_batch_;
+  int32_t n_embd_;
+  int32_t n_vocab_;
+  int32_t n_decoded_ = 0;  // rows of features at hand
+  double backend_seconds_ = 0;
+};
+
+}  // namespace dflash

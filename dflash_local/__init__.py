@@ -1,0 +1,1 @@
+"""DFlash speculative decoding for llama.cpp models, in your own process."""
