@@ -1,0 +1,160 @@
+"""The conversion itself: read, check, match, write."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGMLQuantizationType
+
+from dflash_local.errors import DFlashError
+
+from . import encode, layouts
+from .drafter import DrafterConfig
+from .fields import raise_problems
+from .find import find_verifier
+from .keys import MASK_TOKEN_KEY, drafter_keys, u32
+from .metadata import general_keys
+from .names import Match, match
+from .pair import pair_problems, uses_mrope
+from .rope import llama3_factors
+from .safetensors_file import Float32Array
+from .source import Source, open_source
+from .verifier import Verifier, read_verifier
+from .writer import OutputTensor, Progress, write_gguf
+
+DEFAULT_THETA = 10000.0
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion wrote.
+
+    Attributes:
+        output: the GGUF file.
+        outtype: as asked for; single tensors may differ, see ``warnings``.
+        verifier: the GGUF the tokenizer came from.
+        n_tensors: tensors in the file.
+        n_bytes: size of the file.
+        warnings: what the user should know, one sentence each.
+    """
+
+    output: Path
+    outtype: str
+    verifier: Path
+    n_tensors: int
+    n_bytes: int
+    warnings: tuple[str, ...]
+
+
+def convert(
+    source: StrPath,
+    verifier: StrPath | None = None,
+    output: StrPath | None = None,
+    *,
+    outtype: str = encode.DEFAULT_OUT_TYPE,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert a trained drafter to GGUF.
+
+    Args:
+        source: a folder with config.json and safetensors, or the safetensors file in it.
+        verifier: the verifier's GGUF; None searches the folder, then the Hugging Face cache.
+        output: file to write, or a folder for it; None is ``<folder>-<outtype>.gguf`` in the
+            checkpoint's folder. An existing file is replaced.
+        outtype: type of the matrices: f32, f16, bf16 or q8_0. Vectors stay F32.
+        progress: called with the bytes written and in all.
+
+    Raises:
+        ModelError: the checkpoint or the verifier is wrong, or they do not fit; every problem
+            found is listed. Nothing is left behind.
+        DFlashError: the output would replace what is being read, or its folder does not exist.
+    """
+    wanted = encode.out_type(outtype)
+    checkpoint = open_source(source)
+    layout = layouts.detect(checkpoint)
+    config = layout.parse_config(checkpoint)
+    matches, problems = match(checkpoint, layout.expected_tensors(config, checkpoint))
+    if verifier is None:
+        raise_problems(checkpoint.folder, problems)
+    target = find_verifier(checkpoint, config) if verifier is None else read_verifier(verifier)
+    problems += pair_problems(config, target, {str(item.expected.target) for item in matches})
+    raise_problems(checkpoint.folder, problems)
+    path = _output_path(checkpoint, target, output, outtype)
+    tensors = _tensors(config, matches, wanted)
+    _write(path, checkpoint, config, target, tensors, wanted, progress)
+    return ConvertReport(
+        output=path,
+        outtype=outtype,
+        verifier=target.path,
+        n_tensors=len(tensors),
+        n_bytes=path.stat().st_size,
+        warnings=(*config.warnings, *_fallback_warnings(tensors, wanted)),
+    )
+
+
+def _write(
+    path: Path,
+    source: Source,
+    config: DrafterConfig,
+    verifier: Verifier,
+    tensors: list[OutputTensor],
+    wanted: encode.OutType,
+    progress: Progress | None,
+) -> None:
+    n_params = sum(math.prod(tensor.shape) for tensor in tensors)
+    keys = [
+        *general_keys(source, verifier, n_params, wanted.file_type),
+        *drafter_keys(config, mrope=uses_mrope(config, verifier)),
+        u32(MASK_TOKEN_KEY, config.mask_token_id),
+    ]
+    names = {key.name for key in keys}
+    tokenizer = {name: data for name, data in verifier.tokenizer.items() if name not in names}
+    write_gguf(path, keys, tokenizer, tensors, progress)
+
+
+def _tensors(
+    config: DrafterConfig, matches: Iterable[Match], wanted: encode.OutType
+) -> list[OutputTensor]:
+    tensors = []
+    for item in matches:
+        name, shape = str(item.expected.target), item.expected.shape
+        kind = encode.stored_type(name, shape, wanted)
+        tensors.append(OutputTensor(name, shape, kind, item.read))
+    scaling = config.rope.llama3
+    if scaling is not None:
+        theta = config.rope.theta or DEFAULT_THETA
+
+        def factors() -> Float32Array:
+            return llama3_factors(scaling, theta, config.head_dim)
+
+        kind = GGMLQuantizationType.F32
+        tensors.append(OutputTensor("rope_freqs.weight", (config.head_dim // 2,), kind, factors))
+    return tensors
+
+
+def _fallback_warnings(tensors: list[OutputTensor], wanted: encode.OutType) -> list[str]:
+    kinds = {GGMLQuantizationType.F32, wanted.matrices}
+    names = [tensor.name for tensor in tensors if tensor.kind not in kinds]
+    if not names:
+        return []
+    return [
+        f"stored as F16, rows are no multiple of {wanted.matrices.name}'s block: {', '.join(names)}"
+    ]
+
+
+def _output_path(source: Source, verifier: Verifier, output: StrPath | None, outtype: str) -> Path:
+    path = source.folder if output is None else Path(output).expanduser().absolute()
+    if path.is_dir():
+        path = path / f"{source.name}-{outtype}.gguf"
+    if not path.parent.is_dir():
+        raise DFlashError(f"the folder {path.parent} does not exist: make it, or choose another -o")
+    for file in (*source.files, *verifier.files):
+        if path.exists() and path.samefile(file):
+            raise DFlashError(f"{path} is an input of this conversion: choose another -o")
+    return path

@@ -1,0 +1,112 @@
+"""A checkpoint as published: a folder with config.json and safetensors files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dflash_local.errors import ModelError
+
+from .safetensors_file import StoredTensor, read_header
+
+INDEX_NAME = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    Attributes:
+        folder: where config.json lies, absolute, symbolic links kept.
+        config: config.json, parsed.
+        tensors: every tensor of every shard, by its published name.
+        files: all files that were read; none of them may be overwritten.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name; for a snapshot of the Hugging Face cache, the repository's."""
+        if self.folder.parent.name == "snapshots":
+            return self.folder.parent.parent.name.split("--")[-1]
+        return self.folder.name
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Open a folder, or a safetensors file with its config.json beside it.
+
+    Raises:
+        ModelError: something is missing or damaged; the message says what to do.
+    """
+    location = Path(path).expanduser().absolute()
+    if not location.exists():
+        raise ModelError(
+            f"{path} does not exist: name a local folder with config.json and model.safetensors, "
+            "or such a model.safetensors (a repository on a hub has to be downloaded first)"
+        )
+    folder = location if location.is_dir() else location.parent
+    weights = _weight_files(location)
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelError(f"{folder} has no config.json: it must lie beside the safetensors file")
+    index = (folder / INDEX_NAME,) if len(weights) > 1 else ()
+    return Source(folder, read_json(config_path), _merge(weights), (config_path, *index, *weights))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def _weight_files(location: Path) -> list[Path]:
+    if location.is_file():
+        if location.suffix == ".safetensors":
+            return [location]
+        raise ModelError(
+            f"{location} is not a safetensors file. Expected a folder, or model.safetensors "
+            "(torch pickles are not read: save them with safetensors first)"
+        )
+    if (location / "model.safetensors").is_file():
+        return [location / "model.safetensors"]
+    if (location / INDEX_NAME).is_file():
+        return _shards(location / INDEX_NAME)
+    found = sorted(location.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ModelError(f"{location} has no model.safetensors (safetensors files found: {names})")
+    return found
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no `weight_map`: download it again")
+    names = sorted({str(name) for name in weight_map.values()})
+    # A shard lies beside its index; anything else would be a path out of the checkpoint.
+    bad = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    if bad:
+        raise ModelError(f"{index} names files that are not beside it: {', '.join(bad)}")
+    return [index.parent / name for name in names]
+
+
+def _merge(files: list[Path]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        header = read_header(file)
+        if twice := sorted(tensors.keys() & header.keys()):
+            raise ModelError(f"{file}: tensors also in another shard: {', '.join(twice)}")
+        tensors.update(header)
+    return tensors

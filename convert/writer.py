@@ -1,0 +1,100 @@
+"""Writing a GGUF file, one tensor at a time, complete or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+
+from .encode import encode, stored_bytes
+from .keys import ARCHITECTURE, Key
+from .safetensors_file import Float32Array
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor to be written; ``read`` is called when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    read: Callable[[], Float32Array]
+
+    @property
+    def n_bytes(self) -> int:
+        """Encoded size, without padding."""
+        return stored_bytes(self.shape, self.kind)
+
+
+def write_gguf(
+    path: Path,
+    keys: list[Key],
+    raw_keys: Mapping[str, bytes],
+    tensors: list[OutputTensor],
+    progress: Progress | None = None,
+) -> None:
+    """Write a file beside ``path`` under another name, then rename it.
+
+    Args:
+        raw_keys: keys whose value is taken as stored in another GGUF: its type, then its bytes.
+        progress: called with the encoded bytes done and in all.
+
+    Raises:
+        ModelError: a tensor cannot be encoded. Whatever is raised, nothing partial stays behind.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    writer = _Writer(None, ARCHITECTURE)
+    try:
+        _add(writer, keys, raw_keys, tensors)
+        writer.write_header_to_file(part)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        _write_tensors(writer, tensors, progress)
+        writer.close()
+        part.replace(path)
+    except BaseException:  # Ctrl-C too
+        writer.close()
+        part.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _Raw:
+    data: bytes
+
+
+class _Writer(GGUFWriter):  # type: ignore[misc]
+    """A GGUFWriter that also takes values that are encoded already."""
+
+    def _pack_val(self, val: Any, *args: Any, **kwargs: Any) -> Any:
+        return val.data if isinstance(val, _Raw) else super()._pack_val(val, *args, **kwargs)
+
+
+def _add(
+    writer: _Writer, keys: list[Key], raw_keys: Mapping[str, bytes], tensors: list[OutputTensor]
+) -> None:
+    for key in keys:
+        writer.add_key_value(key.name, key.value, key.type, key.item)
+    for name, data in raw_keys.items():
+        # The type named here is not written: it is part of the bytes.
+        writer.add_key_value(name, _Raw(data), GGUFValueType.STRING)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), tensor.n_bytes, tensor.kind
+        )
+
+
+def _write_tensors(writer: _Writer, tensors: list[OutputTensor], progress: Progress | None) -> None:
+    total, done = sum(tensor.n_bytes for tensor in tensors), 0
+    for tensor in tensors:
+        writer.write_tensor_data(encode(tensor.name, tensor.read(), tensor.kind))
+        done += tensor.n_bytes
+        if progress is not None:
+            progress(done, total)
