@@ -33,7 +33,7 @@ from torch.nn import functional as F  # noqa: N812
 HERE = Path(__file__).parent
 VERIFIER = HERE / "verifier-f32.gguf"
 N_VOCAB, N_LAYER, N_FF = 384, 4, 96
-VERIFIER_STEPS = 1200
+VERIFIER_STEPS = 2200
 N_ANSWERS, N_HELD_OUT, ANSWER_TOKENS = 700, 60, 120
 log = logging.getLogger("make_tiny")
 
