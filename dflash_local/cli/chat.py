@@ -7,15 +7,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from dflash_local import Llama
+from dflash_local.cli.conversation import Conversation
+from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
+from dflash_local.cli.report import Setup, one_line, report, totals, write_json
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
-
-if TYPE_CHECKING:
-    from dflash_local import Llama
-    from dflash_local.cli.report import Setup
 
 HELP = (
     "/stats  what the drafts brought so far\n"
@@ -47,10 +46,6 @@ def main(argv: list[str]) -> int:
 
 
 def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
-    # Only here: they load libllama, and --help or a mistyped option should not wait for it.
-    from dflash_local.cli.loading import find_pair, load
-    from dflash_local.cli.report import Setup
-
     verifier, drafter = find_pair(options)
     if drafter is None and not options.plain:
         screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
@@ -66,8 +61,6 @@ class ChatSession:
     """A loaded model, its conversation, and where both are shown."""
 
     def __init__(self, llm: Llama, options: ChatOptions, setup: Setup, screen: Screen) -> None:
-        from dflash_local.cli.conversation import Conversation
-
         self._llm = llm
         self._setup = setup
         self._screen = screen
@@ -90,8 +83,6 @@ class ChatSession:
 
     def turn(self, text: str) -> int:
         """One question and its answer; returns 130 if Ctrl-C stopped it, else 0."""
-        from dflash_local.cli.report import one_line, report, write_json
-
         n_dropped = self._conversation.add(text)
         if n_dropped:
             self._screen.notice(f"the context is full: forgot the oldest {n_dropped} turn(s)")
@@ -122,8 +113,6 @@ class ChatSession:
 
     def _command(self, name: str) -> bool:
         """Run a line that begins with a slash; False when the chat is to end."""
-        from dflash_local.cli.report import totals
-
         if name == "/exit":
             return False
         if name == "/reset":

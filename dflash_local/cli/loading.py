@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from dflash_local import Llama, hub
 from dflash_local.cli.options import DEFAULT_N_CTX, ChatOptions
-from dflash_local.errors import ModelError
+from dflash_local.gguf_header import GGUFHeader
 
 Pair = tuple[Path, "Path | None"]
 
@@ -33,38 +32,18 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         ModelError: the verifier is no GGUF file, or the pair does not fit.
         ValueError: libllama cannot load the verifier.
     """
-    _check_gguf(pair[0])
-    n_ctx = options.n_ctx or DEFAULT_N_CTX
-    llm = _open(options, pair, n_ctx)
-    trained = _trained_context(llm)
-    if options.n_ctx or trained >= n_ctx:
-        return llm
-    llm.close()
-    return _open(options, pair, trained)
-
-
-def _open(options: ChatOptions, pair: Pair, n_ctx: int) -> Llama:
     verifier, drafter = pair
     return Llama(
         model_path=str(verifier),
         drafter=None if drafter is None else str(drafter),
         width=options.width,
-        n_ctx=n_ctx,
+        n_ctx=options.n_ctx or min(DEFAULT_N_CTX, _trained_context(verifier)),
         n_threads=options.threads,
         n_threads_batch=options.threads,
         n_gpu_layers=options.gpu_layers,
     )
 
 
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; --verifier wants a GGUF model")
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"{path}: begins with {magic!r}, a GGUF model with b'GGUF'")
-
-
-def _trained_context(llm: Llama) -> int:
-    architecture = llm.metadata.get("general.architecture", "")
-    return int(llm.metadata.get(f"{architecture}.context_length", sys.maxsize))
+def _trained_context(verifier: Path) -> int:
+    header = GGUFHeader(verifier)
+    return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))

