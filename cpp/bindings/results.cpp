@@ -71,6 +71,7 @@ py::dict as_dict(const Stats& stats) {
 
 void register_stats(py::module_& module) {
   py::class_<Stats>(module, "Stats")
+      .def(py::init<>())
       .def_readonly("n_prompt", &Stats::n_prompt)
       .def_readonly("n_tokens", &Stats::n_tokens)
       .def_readonly("n_steps", &Stats::n_steps)

@@ -89,15 +89,16 @@ class Handle {
   bool closed_ = false;
 };
 
-StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens) {
+StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens,
+                const std::optional<std::vector<Token>>& draft) {
   llama_sampler* chain = sampler_address(sampler);
   return handle.run([&](Session& session) {
     if (chain == nullptr) {
       GreedySampler greedy(handle.verifier());
-      return session.step(greedy, max_tokens);
+      return session.step(greedy, max_tokens, draft);
     }
     ChainSampler sampling(handle.verifier(), chain);
-    return session.step(sampling, max_tokens);
+    return session.step(sampling, max_tokens, draft);
   });
 }
 
@@ -158,10 +159,10 @@ void register_reading(py::class_<Handle>& session) {
           },
           py::arg("n_tokens"))
       .def(
-          "adopt",
+          "align",
           [](Handle& handle, const TokenArray& tokens) {
             const auto held = to_vector(tokens);
-            return handle.run([&](Session& s) { return s.adopt(held); });
+            handle.run([&](Session& s) { s.align(held); });
           },
           py::arg("tokens"));
 }
@@ -169,7 +170,7 @@ void register_reading(py::class_<Handle>& session) {
 void register_stepping(py::class_<Handle>& session) {
   session
       .def("step", &step, py::arg("sampler") = py::none(), py::kw_only(),
-           py::arg("max_tokens") = py::none())
+           py::arg("max_tokens") = py::none(), py::arg("draft") = py::none())
       .def(
           "propose",
           [](Handle& handle, const std::optional<std::vector<Token>>& draft,

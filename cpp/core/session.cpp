@@ -112,30 +112,38 @@ int32_t Session::rewind(int32_t n_tokens) {
   return n_past_;
 }
 
-bool Session::adopt(const std::vector<Token>& tokens) {
+void Session::align(const std::vector<Token>& tokens) {
+  const int32_t n_agreed = std::min(common_prefix(tokens_, tokens), n_past_);
+  if (n_agreed == size_of(tokens)) {
+    rewind(n_agreed);
+  } else {
+    adopt(tokens, n_agreed);
+  }
+}
+
+void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
   if (size_of(tokens) > verifier_.n_ctx()) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
-  const int32_t agreed = std::min(common_prefix(tokens_, tokens), n_past_);
   proposed_ = false;
   draft_.clear();
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
   logits_live_ = false;
-  if (n_features_ > agreed) {
-    n_features_ = agreed;
+  if (n_features_ > n_agreed) {
+    n_features_ = n_agreed;
     drafter_->trim(n_features_);
   }
-  return !features_missing();
 }
 
 // ---- stepping ------------------------------------------------------------------------------
 
-StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens) {
+StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens,
+                         const std::optional<std::vector<Token>>& draft) {
   discard();
   if (!anchored()) return first_step(sampler);
-  propose({}, max_tokens);
+  propose(draft, max_tokens);
   std::vector<Token> emitted;
   guarded([&] {
     const Stopwatch watch(last_.seconds_sample, total_.seconds_sample);

@@ -58,12 +58,15 @@ class Session {
   /// Goes back to the first `n_tokens` tokens, n_tokens <= n_past(); gives the length reached: less
   /// (0) only with a verifier whose memory cannot drop a part of a sequence.
   int32_t rewind(int32_t n_tokens);
-  /// Takes note that the verifier's memory holds exactly `tokens`, put there by others. Features
-  /// are valid as far as they agree with the timeline. False when that leaves a gap.
-  bool adopt(const std::vector<Token>& tokens);
+  /// Brings the timeline in line with what the caller knows the verifier's memory to hold. Fewer
+  /// tokens are a rewind. Others were put there by somebody else, without features: steps are
+  /// plain then, see features_missing().
+  void align(const std::vector<Token>& tokens);
 
-  /// One step, all in here: emits between 1 and width + 1 tokens, at most `max_tokens`.
-  StepResult step(Sampler& sampler, std::optional<int32_t> max_tokens = {});
+  /// One step, all in here: emits between 1 and width + 1 tokens, at most `max_tokens`. The
+  /// caller's own `draft`, if given, takes the place of the drafter's.
+  StepResult step(Sampler& sampler, std::optional<int32_t> max_tokens = {},
+                  const std::optional<std::vector<Token>>& draft = {});
 
   /// The same step row by row. propose() drafts (or takes the caller's draft), decodes anchor and
   /// draft, and gives the draft; rows 0 .. size are then the verifier's.
@@ -100,6 +103,7 @@ class Session {
 
  private:
   StepResult first_step(Sampler& sampler);
+  void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
   void inject_rows(int32_t n);
   int32_t room(std::optional<int32_t> max_tokens) const;

@@ -1,0 +1,98 @@
+"""The two ways a ``Llama`` drives its session while it yields tokens one by one.
+
+Both keep the parent's invariant: while a token is out, ``n_tokens`` counts the prompt and the
+tokens yielded before it, and an abandoned generator leaves it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import BackendError
+
+if TYPE_CHECKING:
+    from ._core import Session
+    from .llama import Llama
+
+TokenGenerator = Generator[int, "Sequence[int] | None", None]
+
+
+def by_step(llm: Llama, session: Session, sampler: Any) -> TokenGenerator:
+    """Whole steps in C++; the tokens of a step are handed out afterwards."""
+    turn = llm._turn
+    sent: Sequence[int] | None = None
+    try:
+        before: int | None = None
+        while True:
+            for token in session.step(sampler, draft=sent).tokens:
+                if before is not None:
+                    llm._append(before)
+                sent = yield token
+                _check_turn(llm, turn)
+                before = token
+    finally:
+        if llm._turn is turn:
+            llm._settle()
+
+
+def by_row(
+    llm: Llama,
+    session: Session,
+    sampler: Any,
+    stopping_criteria: Callable[..., bool] | None,
+) -> TokenGenerator:
+    """The same steps row by row, for callers with a say in each token.
+
+    Logits processors read ``input_ids`` while a row is sampled, stopping criteria and ``logprobs``
+    read ``scores`` and ``n_tokens``: each row finds them as in the parent.
+    """
+    turn = llm._turn
+    sent: Sequence[int] | None = None
+    try:
+        while True:
+            block: list[int] = []
+            if session.anchored:
+                anchor = session.tokens[-1]
+                block = [anchor, *session.propose(sent).tokens]
+            emitted: list[int] = []
+            try:
+                for row, token_in in enumerate(block or [None]):
+                    if token_in is not None:
+                        llm._append(token_in)
+                        llm._keep_scores(row)
+                    row = row if block else -1  # the logits that the prompt left behind
+                    token = sampler.sample(llm._ctx, row)
+                    emitted.append(token)
+                    if stopping_criteria is not None and stopping_criteria(
+                        llm._input_ids, session.logits(row)
+                    ):
+                        return
+                    sent = yield token
+                    _check_turn(llm, turn)
+                    if row + 1 >= len(block) or token != block[row + 1]:
+                        break
+            finally:
+                if llm._turn is turn:
+                    _close_step(llm, session, emitted, proposed=bool(block))
+    finally:
+        if llm._turn is turn:
+            llm._settle()
+
+
+def _close_step(llm: Llama, session: Session, emitted: list[int], *, proposed: bool) -> None:
+    if not emitted:
+        session.discard()
+    elif proposed:
+        session.commit(emitted)
+    else:
+        session.anchor(emitted[0])
+    llm.n_tokens = session.n_past
+
+
+def _check_turn(llm: Llama, turn: object) -> None:
+    if llm._turn is not turn:
+        raise BackendError(
+            "the model was used for something else while this generator was running: finish or "
+            "close a generator before the next call"
+        )

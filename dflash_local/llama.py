@@ -1,0 +1,341 @@
+"""``Llama``: a ``llama_cpp.Llama`` with a drafter."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import _internals as internals
+
+from . import _core, generation, pairing
+from .drafter import LoadedDrafter, address
+from .drafter_file import DrafterInfo, read_drafter
+from .gguf_header import GGUFHeader
+from .stats import SessionStats
+
+_GENERATE = inspect.signature(llama_cpp.Llama.generate)
+_SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
+
+
+class Llama(llama_cpp.Llama):  # type: ignore[misc]
+    """A ``llama_cpp.Llama`` that drafts. Everything else is the parent's.
+
+    The drafter reads the verifier's hidden states and proposes a block of tokens, which the
+    verifier checks in one pass. Nothing changes about the answers but their speed.
+
+    Args:
+        model_path: the verifier, a GGUF file.
+        drafter: a GGUF file of architecture ``dflash``, made for this verifier; None decodes
+            plainly, as the parent does.
+        width: drafts a step. None: as many as the drafter gives; 0: plain decoding.
+        verbose: as the parent's, but False by default.
+        **kwargs: every other argument of ``llama_cpp.Llama``.
+
+    Raises:
+        ModelError: the drafter's file is unusable, or does not fit the verifier.
+        BackendError: libllama could not load it.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        drafter: str | os.PathLike[str] | None = None,
+        width: int | None = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._stack = contextlib.ExitStack()  # close() works from here on
+        self._session: _core.Session | None = None
+        self._width = _checked_width(width)
+        self._turn = object()
+        self._warned: set[str] = set()
+        self.drafter_path = None if drafter is None else Path(drafter)
+        # Before the verifier is loaded: a bad file is told at once.
+        info = None if drafter is None else _drafter_info(drafter, kwargs)
+        super().__init__(os.fspath(model_path), verbose=verbose, **kwargs)
+        if info is None:
+            return
+        try:
+            self._attach(info)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- attaching a drafter ---------------------------------------------------------------
+
+    def _attach(self, info: DrafterInfo) -> None:
+        for warning in pairing.check_pair(info, self._verifier_info()):
+            self._warn(warning)
+        rows = self.n_batch if self._reads_all_rows else min(info.max_width + 1, self.n_batch)
+        self._remake_context(info, rows)
+        drafter = LoadedDrafter(
+            info,
+            self._ctx.ctx,
+            self.context_params,
+            n_gpu_layers=self.model_params.n_gpu_layers,
+        )
+        self._stack.callback(drafter.close)
+        verifier = _core.Verifier(
+            address(self._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
+        )
+        self._session = _core.Session(
+            verifier, drafter.core, width=-1 if self._width is None else self._width
+        )
+        self._stack.callback(self._session.close)
+        self._grow_input_ids()
+        if self._width is not None and self._width > info.max_width:
+            self._warn(f"width {self._width}: the drafter's block gives {info.max_width} at most")
+
+    @property
+    def _reads_all_rows(self) -> bool:
+        return bool(self._logits_all or self.context_params.embeddings)
+
+    def _verifier_info(self) -> pairing.VerifierInfo:
+        header = GGUFHeader(self.model_path)
+        template = header.get("tokenizer.chat_template")
+        return pairing.VerifierInfo(
+            path=header.path,
+            architecture=str(header.get("general.architecture")),
+            n_embd=self.n_embd(),
+            n_layer=llama_cpp.llama_model_n_layer(self._model.model),
+            tokens=header.get("tokenizer.ggml.tokens") or [],
+            chat_template=template if isinstance(template, str) else None,
+        )
+
+    def _remake_context(self, info: DrafterInfo, rows: int) -> None:
+        """Makes the parent's context again, with parameters that its constructor hides."""
+        self._ctx.close()
+        if not self._reads_all_rows:
+            self.context_params.n_outputs_max = rows
+        if self._is_recurrent or self._is_hybrid:
+            # Such a memory takes back only what it holds snapshots of.
+            self.context_params.n_rs_seq = info.max_width
+        self._ctx = self._stack.enter_context(
+            contextlib.closing(
+                internals.LlamaContext(
+                    model=self._model, params=self.context_params, verbose=self.verbose
+                )
+            )
+        )
+        if self._lora_adapter is not None:
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)
+            scales = (ctypes.c_float * 1)(self.lora_scale)
+            if llama_cpp.llama_set_adapters_lora(self._ctx.ctx, adapters, 1, scales):
+                raise RuntimeError(f"failed to set the LoRA adapter {self.lora_path}")
+
+    def _grow_input_ids(self) -> None:
+        # libllama rounds n_ctx up; the parent sizes its arrays by the number asked for.
+        missing = self._n_ctx - len(self.input_ids)
+        if missing > 0:
+            self.input_ids = np.pad(self.input_ids, (0, missing))
+            if self._logits_all:
+                self.scores = np.pad(self.scores, ((0, missing), (0, 0)))
+
+    # ---- what users see of it --------------------------------------------------------------
+
+    @property
+    def session(self) -> _core.Session | None:
+        """The session below, for applications that want the pieces; None without a drafter."""
+        return self._session
+
+    @property
+    def width(self) -> int | None:
+        """Drafts a step; None: as many as the drafter gives, 0: plain decoding."""
+        return self._width
+
+    @width.setter
+    def width(self, width: int | None) -> None:
+        self._width = _checked_width(width)
+        if self._session is not None:
+            self._session.width = -1 if width is None else width
+
+    @property
+    def stats(self) -> SessionStats:
+        """What drafting did, in the last answer and since loading. All zero without a drafter."""
+        if self._session is None:
+            return SessionStats(_core.Stats(), _core.Stats())
+        return SessionStats(self._session.last_stats, self._session.total_stats)
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the parent's methods --------------------------------------------------------------
+
+    @functools.wraps(llama_cpp.Llama.generate)
+    def generate(
+        self, tokens: Sequence[int], *args: Any, **kwargs: Any
+    ) -> generation.TokenGenerator:
+        session = self._session
+        if session is None:
+            return (yield from super().generate(tokens, *args, **kwargs))
+        bound = _GENERATE.bind(self, tokens, *args, **kwargs)
+        bound.apply_defaults()
+        options = bound.arguments
+        sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
+        self._sampler = sampler
+        self._begin(session, list(tokens), reset=options["reset"])
+        stopping = options["stopping_criteria"]
+        if self._logits_all or stopping is not None or options["logits_processor"] is not None:
+            return (yield from generation.by_row(self, session, sampler, stopping))
+        return (yield from generation.by_step(self, session, sampler))
+
+    def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
+        self._turn = object()
+        self._align(session)
+        session.start_answer()
+        if reset:
+            self.n_tokens = session.keep_prefix(tokens)
+            tokens = tokens[self.n_tokens :]
+        self.eval(tokens)
+        if session.features_missing:
+            self._warn(
+                "a part of this context was evaluated without the drafter (a state saved without "
+                "it, or a multimodal prompt): decoding plainly until a new prompt; reset() starts "
+                "one"
+            )
+
+    @functools.wraps(llama_cpp.Llama.eval)
+    def eval(self, tokens: Sequence[int]) -> None:
+        session = self._session
+        if session is None:
+            super().eval(tokens)
+            return
+        self._turn = object() if len(tokens) == 0 else object()
+        self._align(session)
+        for start in range(0, len(tokens), self.n_batch):
+            chunk = list(tokens[start : start + self.n_batch])
+            session.extend(chunk, all_rows=self._logits_all)
+            end = self.n_tokens + len(chunk)
+            self.input_ids[self.n_tokens : end] = chunk
+            if self._logits_all:
+                rows = np.ctypeslib.as_array(
+                    self._ctx.get_logits(), shape=(len(chunk), self._n_vocab)
+                )
+                self.scores[self.n_tokens : end] = rows
+            self.n_tokens = end
+            self._requires_eval = False
+
+    @functools.wraps(llama_cpp.Llama.reset)
+    def reset(self) -> None:
+        super().reset()
+        if self._session is not None:
+            self._turn = object()
+            self._session.align([])
+
+    @functools.wraps(llama_cpp.Llama.embed)
+    def embed(self, *args: Any, **kwargs: Any) -> Any:
+        if self._session is None:
+            return super().embed(*args, **kwargs)
+        try:
+            return super().embed(*args, **kwargs)
+        finally:
+            # It decodes behind the session's back, in other sequences too.
+            self._ctx.kv_cache_clear()
+            self.reset()
+
+    def save_state(self) -> llama_cpp.LlamaState:
+        """As the parent's; with a drafter, a ``LlamaState`` that holds its memory as well."""
+        session = self._session
+        if session is None:
+            return super().save_state()
+        self._align(session)
+        return LlamaState(super().save_state(), session.save_drafter(), session.n_features)
+
+    @functools.wraps(llama_cpp.Llama.load_state)
+    def load_state(self, state: llama_cpp.LlamaState) -> None:
+        session = self._session
+        self._turn = object()
+        try:
+            super().load_state(state)
+        except BaseException:
+            # What libllama could not restore it leaves undefined.
+            self._ctx.kv_cache_clear()
+            self.reset()
+            raise
+        if session is None:
+            return
+        self._grow_input_ids()
+        self._align(session)
+        if isinstance(state, LlamaState):
+            session.load_drafter(state.drafter_state, state.n_features)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(super().__getstate__(), drafter=self.drafter_path, width=self._width)
+
+    # ---- shared with generation ------------------------------------------------------------
+
+    def _align(self, session: _core.Session) -> None:
+        """Tells the session what the parent's fields say: chat handlers write them directly."""
+        session.align(self.input_ids[: self.n_tokens])
+        self.n_tokens = session.n_past
+
+    def _settle(self) -> None:
+        """After a generator: both memories end where the tokens handed out end."""
+        session = self._session
+        if session is None or session.closed:
+            return
+        self.n_tokens = session.rewind(min(self.n_tokens, session.n_past))
+        self._requires_eval = not session.logits_live
+
+    def _append(self, token: int) -> None:
+        self.input_ids[self.n_tokens] = token
+        self.n_tokens += 1
+
+    def _keep_scores(self, row: int) -> None:
+        if self._logits_all and self._session is not None:
+            self.scores[self.n_tokens - 1] = self._session.logits(row)
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class LlamaState(llama_cpp.LlamaState):  # type: ignore[misc]
+    """The parent's state and the drafter's memory. ``llama_cpp.Llama`` can load it too.
+
+    Attributes:
+        drafter_state: the drafter's memory.
+        n_features: positions of which it holds features.
+    """
+
+    def __init__(self, state: llama_cpp.LlamaState, drafter_state: bytes, n_features: int) -> None:
+        super().__init__(
+            input_ids=state.input_ids,
+            scores=state.scores,
+            n_tokens=state.n_tokens,
+            llama_state=state.llama_state,
+            llama_state_size=state.llama_state_size,
+            seed=state.seed,
+        )
+        self.drafter_state = drafter_state
+        self.n_features = n_features
+
+
+def _checked_width(width: int | None) -> int | None:
+    if width is not None and width < 0:
+        raise ValueError(f"width is {width}: expected 0 or more, or None")
+    return width
+
+
+def _drafter_info(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> DrafterInfo:
+    for name, why in (
+        ("draft_model", "draft for the same verifier: give one of them"),
+        ("vocab_only", "do not fit together: a drafter needs the verifier's weights"),
+    ):
+        if kwargs.get(name):
+            raise ValueError(f"drafter= and {name}= {why}")
+    return read_drafter(path)
