@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from dflash_local import Llama
 from dflash_local.cli.conversation import Conversation
@@ -14,6 +15,7 @@ from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
 from dflash_local.cli.report import Setup, one_line, report, totals, write_json
 from dflash_local.cli.screen import Screen, open_screen
+from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
 
 HELP = (
@@ -52,7 +54,7 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
     if text is None:
         screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
     with contextlib.closing(load(options, (verifier, drafter))) as llm:
-        setup = Setup(verifier, drafter, llm.width, options.threads)
+        setup = Setup(verifier, drafter, _width(options, drafter), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)
 
@@ -125,6 +127,13 @@ class ChatSession:
         else:
             self._screen.notice(f"{name}: no such command (a space before it sends it)\n{HELP}")
         return True
+
+
+def _width(options: ChatOptions, drafter: Path | None) -> int:
+    if drafter is None:
+        return 0
+    most = read_drafter(drafter).max_width
+    return most if options.width is None else min(options.width, most)
 
 
 def _one_shot_text(options: ChatOptions) -> str | None:

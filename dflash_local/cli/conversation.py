@@ -17,9 +17,13 @@ Message = dict[str, str]
 
 @dataclass
 class Answer:
-    """What one turn produced. ``finish_reason``: stop, length or interrupted."""
+    """What one turn produced: tokens (the one that ended it counts), seconds on the clock.
+
+    ``finish_reason`` is stop, length or interrupted.
+    """
 
     n_prompt_tokens: int
+    n_tokens: int = 0
     pieces: list[str] = field(default_factory=list)
     finish_reason: str = "stop"
     seconds: float = 0.0
@@ -55,13 +59,14 @@ class Conversation:
         """Append the user's turn; returns how many of the oldest turns were dropped for room.
 
         Raises:
-            ContextError: this turn alone does not fit; it is not kept.
+            ContextError: this turn alone does not fit; the conversation stays as it was.
         """
+        before = list(self._turns)
         self._turns.append(_message("user", text))
         try:
             return self._make_room()
         except ValueError:
-            self._turns.pop()
+            self._turns = before
             raise
 
     def answer(self, show: Callable[[str], None]) -> Answer:
@@ -74,6 +79,9 @@ class Conversation:
             answer.finish_reason = "interrupted"
         finally:
             answer.seconds = time.perf_counter() - start
+            if answer.pieces:
+                # llama_cpp leaves the last token it handed out to be decoded later.
+                answer.n_tokens = self._llm.n_tokens + 1 - answer.n_prompt_tokens
             self._remember(answer.text)
         return answer
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dflash_local import Stats
 from dflash_local.cli.conversation import Answer
 
 PHASES = ("prefill", "inject", "draft", "verify", "sample")
@@ -32,26 +33,32 @@ class Setup:
         }
 
 
-def report(answer: Answer, stats: Any, setup: Setup) -> dict[str, Any]:
+def report(answer: Answer, stats: Stats, setup: Setup) -> dict[str, Any]:
     """The statistics of one answer; ``tokens_per_second`` leaves out the time for the prompt."""
-    seconds = {phase: getattr(stats, f"seconds_{phase}") for phase in PHASES}
-    generating = answer.seconds - seconds["prefill"]
+    first = answer.seconds_to_first_token
+    generating = answer.seconds - (answer.seconds if first is None else first)
+    # The first token comes with the prompt's last row: what it took belongs to the prompt.
+    speed = (answer.n_tokens - 1) / generating if generating > 0 else 0.0
     return {
-        "acceptance_length": stats.acceptance_length,
+        # Without a drafter nothing is counted: there, each step gives one token.
+        "acceptance_length": stats.acceptance_length if setup.drafter else 1.0,
         "acceptance_rate": stats.acceptance_rate,
         "drafted": stats.n_drafted,
         "accepted": stats.n_accepted,
         "accepted_per_position": list(stats.accepted_per_position),
-        "steps": stats.n_steps,
-        "tokens": stats.n_tokens,
+        "tokens": answer.n_tokens,
         "prompt_tokens": answer.n_prompt_tokens,
-        "tokens_per_second": stats.n_tokens / generating if generating > 0 else 0.0,
-        "seconds_to_first_token": answer.seconds_to_first_token,
+        "tokens_per_second": speed,
+        "seconds_to_first_token": first,
         "seconds_total": answer.seconds,
-        "seconds": seconds,
+        "seconds": _phases(stats),
         "finish_reason": answer.finish_reason,
         **setup.as_dict(),
     }
+
+
+def _phases(stats: Stats) -> dict[str, float]:
+    return {phase: getattr(stats, f"seconds_{phase}") for phase in PHASES}
 
 
 def one_line(facts: dict[str, Any]) -> str:
@@ -66,7 +73,7 @@ def one_line(facts: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def totals(stats: Any) -> list[str]:
+def totals(stats: Stats) -> list[str]:
     """Lines for /stats: everything since the model was loaded."""
     lines = [
         f"{stats.n_tokens} tokens in {stats.n_steps} steps",
@@ -76,7 +83,7 @@ def totals(stats: Any) -> list[str]:
     if stats.n_accepted:
         counts = " ".join(str(count) for count in stats.accepted_per_position)
         lines.append(f"accepted per position: {counts}")
-    times = " · ".join(f"{phase} {getattr(stats, f'seconds_{phase}'):.2f}" for phase in PHASES)
+    times = " · ".join(f"{phase} {seconds:.2f}" for phase, seconds in _phases(stats).items())
     return [*lines, f"seconds: {times}"]
 
 

