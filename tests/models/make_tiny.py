@@ -74,7 +74,7 @@ def train_verifier(tokenizer: Tokenizer) -> Verifier:
         logits, _ = model(batch[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -87,7 +87,7 @@ def greedy_answers(n: int) -> list[tuple[list[int], int]]:
     """libllama's greedy answers to n prompts: whole token sequences, and the prompts' sizes."""
     rng = random.Random(3)
     llama = llama_cpp.Llama(str(VERIFIER), n_ctx=N_CTX, n_threads=1, verbose=False)
-    out = []
+    out: list[tuple[list[int], int]] = []
     while len(out) < n:
         tokens = llama.tokenize(prompt(rng).encode(), add_bos=False, special=True)
         start = len(tokens)
@@ -200,7 +200,7 @@ def train_drafter(name: str, config: DrafterConfig, answers: Answers, target: fl
         blocks = answers.blocks(config, which, anchors)
         loss = draft_loss(drafter, *blocks.run(drafter, answers.verifier), blocks.tokens)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(drafter.parameters(), 1.0)
         optimizer.step()
         if step % 100 == 0:

@@ -71,15 +71,22 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_add_bos_token(False)
 
 
-def add_shape(writer: gguf.GGUFWriter, n_layer: int, n_ff: int) -> None:
+def add_shape(
+    writer: gguf.GGUFWriter,
+    n_layer: int,
+    n_ff: int,
+    n_head: int = HEADS,
+    n_head_kv: int = KV_HEADS,
+    head_dim: int = HEAD_DIM,
+) -> None:
     writer.add_context_length(N_CTX)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(n_layer)
     writer.add_feed_forward_length(n_ff)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
+    writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_head_kv)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(EPS)
     writer.add_rope_freq_base(ROPE_BASE)
 
@@ -183,43 +190,36 @@ def write_checkpoint(folder: Path, model: Drafter, n_target_layers: int) -> None
 
 
 def write_without_layer_inputs(path: Path, tokenizer: Tokenizer) -> None:
-    """A random qwen2: libllama loads and runs it, but its graph gives no layer inputs."""
+    """A random gemma3: libllama loads and runs it, but its graph gives no layer inputs."""
     rng = np.random.default_rng(0)
     n_layer, n_ff, n_vocab, head_dim = 4, 8, len(tokenizer.tokens), 8
-    writer = gguf.GGUFWriter(path, "qwen2")
+    writer = gguf.GGUFWriter(path, "gemma3")
     writer.add_name("tiny verifier without layer inputs")
-    writer.add_context_length(N_CTX)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(n_layer)
-    writer.add_feed_forward_length(n_ff)
-    writer.add_head_count(1)
-    writer.add_head_count_kv(1)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_layer_norm_rms_eps(EPS)
-    writer.add_rope_freq_base(ROPE_BASE)
+    add_shape(writer, n_layer, n_ff, n_head=1, n_head_kv=1, head_dim=head_dim)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     add_tokenizer(writer, tokenizer)
     writer.add_chat_template(CHAT_TEMPLATE)
 
     def matrix(name: str, n_out: int, n_in: int) -> None:
-        writer.add_tensor(name, rng.normal(0, n_in**-0.5, (n_out, n_in)).astype(np.float16))
+        weight = rng.normal(0, n_in**-0.5, (n_out, n_in)).astype(np.float16)
+        writer.add_tensor(f"{name}.weight", weight)
 
-    def vector(name: str, value: float, n: int) -> None:
-        writer.add_tensor(name, np.full(n, value, np.float32))
+    def norm(name: str, n: int) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(n, np.float32))
 
-    matrix("token_embd.weight", n_vocab, HIDDEN)
-    vector("output_norm.weight", 1, HIDDEN)
+    matrix("token_embd", n_vocab, HIDDEN)
+    norm("output_norm", HIDDEN)
     for blk in (f"blk.{i}." for i in range(n_layer)):
-        vector(blk + "attn_norm.weight", 1, HIDDEN)
-        vector(blk + "ffn_norm.weight", 1, HIDDEN)
+        for part in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
+            norm(blk + part, HIDDEN)
         for part in ("attn_q", "attn_k", "attn_v"):
-            matrix(f"{blk}{part}.weight", head_dim, HIDDEN)
-            vector(f"{blk}{part}.bias", 0, head_dim)
-        matrix(blk + "attn_output.weight", HIDDEN, head_dim)
-        matrix(blk + "ffn_gate.weight", n_ff, HIDDEN)
-        matrix(blk + "ffn_up.weight", n_ff, HIDDEN)
-        matrix(blk + "ffn_down.weight", HIDDEN, n_ff)
+            matrix(blk + part, head_dim, HIDDEN)
+        norm(blk + "attn_q_norm", head_dim)
+        norm(blk + "attn_k_norm", head_dim)
+        matrix(blk + "attn_output", HIDDEN, head_dim)
+        matrix(blk + "ffn_gate", n_ff, HIDDEN)
+        matrix(blk + "ffn_up", n_ff, HIDDEN)
+        matrix(blk + "ffn_down", HIDDEN, n_ff)
     finish(writer)
 
 

@@ -46,11 +46,14 @@ get_nextn = extension("llama_get_embeddings_nextn", "P13llama_context", Pointer)
 
 
 def rows(pointer: Any, n: int, width: int) -> Floats:
-    return np.ctypeslib.as_array(pointer, (n, width)).copy()
+    out: Floats = np.ctypeslib.as_array(pointer, (n, width)).copy()
+    return out
 
 
 class Model:
     """A model of libllama's with a context; everything in sequence 0, K/V in F32."""
+
+    context: Any
 
     def __init__(self, path: Path, other: Model | None = None) -> None:
         params = llama_cpp.llama_model_default_params()

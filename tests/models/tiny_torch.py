@@ -25,7 +25,7 @@ def rope(x: Tensor, positions: Tensor, interleaved: bool) -> Tensor:
 
 def heads(x: Tensor) -> Tensor:
     """[B, n, h * d] -> [B, h, n, d]"""
-    return x.unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+    return x.view(*x.shape[:-1], -1, HEAD_DIM).transpose(1, 2)
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
@@ -154,7 +154,7 @@ class Conv(nn.Module):
     def dynamic(self, x: Tensor) -> Tensor:
         """[..., block, H] -> [..., block, 2, kernel, groups]"""
         out: Tensor = self.kernel_projection(x)
-        return out.unflatten(-1, (2, self.kernel, HIDDEN // self.group))
+        return out.view(*x.shape[:-1], 2, self.kernel, HIDDEN // self.group)
 
     def forward(self, x: Tensor, dynamic: Tensor, side: int) -> Tensor:
         out = torch.zeros_like(x)
@@ -196,6 +196,39 @@ class DrafterLayer(nn.Module):
         return out
 
 
+class Selector(nn.Module):
+    """DFlash2's scores of a token after the one before it; for all tokens, not the top k alone."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.predecessor_codebook = nn.Embedding(config.n_vocab, config.rank)
+        self.successor_codebook = nn.Embedding(config.n_vocab, config.rank)
+        self.hidden_projection = linear(HIDDEN, config.rank)
+
+    def forward(self, hidden: Tensor, previous: Tensor) -> Tensor:
+        state = self.predecessor_codebook(previous) * self.hidden_projection(hidden)
+        return F.linear(state, self.successor_codebook.weight)
+
+
+class MarkovHead(nn.Module):
+    """DSpark's bias on the logits, of low rank, from the token before."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.markov_w1 = nn.Embedding(config.n_vocab, config.rank)
+        self.markov_w2 = linear(config.rank, config.n_vocab)
+
+    def forward(self, previous: Tensor) -> Tensor:
+        out: Tensor = self.markov_w2(self.markov_w1(previous))
+        return out
+
+
+class ConfidenceHead(nn.Module):
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.proj = nn.Linear(HIDDEN + config.rank, 1)
+
+
 class Drafter(nn.Module):
     """A DFlash drafter; parameter names are those of the published checkpoints."""
 
@@ -205,16 +238,10 @@ class Drafter(nn.Module):
         self.fc = linear(len(config.target_layers) * HIDDEN, HIDDEN)
         self.hidden_norm, self.norm = Norm(HIDDEN), Norm(HIDDEN)
         self.layers = nn.ModuleList(DrafterLayer(config) for _ in range(config.n_layer))
-        table = lambda: nn.Embedding(config.n_vocab, config.rank)  # noqa: E731
         if config.kind == "dflash2":
-            names = {"predecessor_codebook": table(), "successor_codebook": table()}
-            names["hidden_projection"] = linear(HIDDEN, config.rank)  # type: ignore[assignment]
-            self.candidate_selector = nn.ModuleDict(names)
+            self.candidate_selector = Selector(config)
         if config.kind == "dspark":
-            w2 = linear(config.rank, config.n_vocab)
-            self.markov_head = nn.ModuleDict({"markov_w1": table(), "markov_w2": w2})
-            proj = nn.Linear(HIDDEN + config.rank, 1)
-            self.confidence_head = nn.ModuleDict({"proj": proj})
+            self.markov_head, self.confidence_head = MarkovHead(config), ConfidenceHead(config)
 
     def forward(self, features: Tensor, anchors: Tensor, rows: Tensor) -> Tensor:
         """Last hidden state [B, A, block, H] of the blocks that begin at `anchors` [B, A].
@@ -237,19 +264,17 @@ class Drafter(nn.Module):
     def pairwise(self, hidden: Tensor, previous: Tensor) -> Tensor | float:
         """What the head adds to the logits [..., V] given the token before; 0 for plain DFlash."""
         if self.config.kind == "dspark":
-            bias: Tensor = self.markov_head["markov_w2"](self.markov_head["markov_w1"](previous))
+            bias: Tensor = self.markov_head(previous)
             return bias
         if self.config.kind == "dflash2":
-            selector = self.candidate_selector
-            gate = selector["hidden_projection"](hidden)
-            state = selector["predecessor_codebook"](previous) * gate
-            return F.linear(state, selector["successor_codebook"].weight)
+            scores: Tensor = self.candidate_selector(hidden, previous)
+            return scores
         return 0.0
 
     def confidence(self, hidden: Tensor, previous: Tensor) -> Tensor:
         """DSpark's logit [...] that the row's draft is right."""
-        state = torch.cat([hidden, self.markov_head["markov_w1"](previous)], -1)
-        out: Tensor = self.confidence_head["proj"](state)
+        state = torch.cat([hidden, self.markov_head.markov_w1(previous)], -1)
+        out: Tensor = self.confidence_head.proj(state)
         return out.squeeze(-1)
 
     def propose(self, hidden: Tensor, logits: Tensor, anchor: Tensor) -> Tensor:
