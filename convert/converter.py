@@ -16,7 +16,7 @@ from . import encode, layouts
 from .drafter import DrafterConfig
 from .fields import raise_problems
 from .find import find_verifier
-from .keys import MASK_TOKEN_KEY, drafter_keys, u32
+from .keys import MASK_TOKEN_KEY, Key, drafter_keys, u32
 from .metadata import general_keys
 from .names import Match, match
 from .pair import pair_problems, uses_mrope
@@ -74,6 +74,7 @@ def convert(
         ModelError: the checkpoint or the verifier is wrong, or they do not fit; every problem
             found is listed. Nothing is left behind.
         DFlashError: the output would replace what is being read, or its folder does not exist.
+        OSError: the output cannot be written.
     """
     wanted = encode.out_type(outtype)
     checkpoint = open_source(source)
@@ -87,7 +88,9 @@ def convert(
     raise_problems(checkpoint.folder, problems)
     path = _output_path(checkpoint, target, output, outtype)
     tensors = _tensors(config, matches, wanted)
-    _write(path, checkpoint, config, target, tensors, wanted, progress)
+    keys = _keys(checkpoint, config, target, tensors, wanted)
+    tokenizer = {name: data for name, data in target.tokenizer.items() if name != MASK_TOKEN_KEY}
+    write_gguf(path, keys, tokenizer, tensors, progress)
     return ConvertReport(
         output=path,
         outtype=outtype,
@@ -98,24 +101,19 @@ def convert(
     )
 
 
-def _write(
-    path: Path,
+def _keys(
     source: Source,
     config: DrafterConfig,
     verifier: Verifier,
     tensors: list[OutputTensor],
     wanted: encode.OutType,
-    progress: Progress | None,
-) -> None:
+) -> list[Key]:
     n_params = sum(math.prod(tensor.shape) for tensor in tensors)
-    keys = [
+    return [
         *general_keys(source, verifier, n_params, wanted.file_type),
         *drafter_keys(config, mrope=uses_mrope(config, verifier)),
         u32(MASK_TOKEN_KEY, config.mask_token_id),
     ]
-    names = {key.name for key in keys}
-    tokenizer = {name: data for name, data in verifier.tokenizer.items() if name not in names}
-    write_gguf(path, keys, tokenizer, tensors, progress)
 
 
 def _tensors(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dflash_local.errors import ModelError
 
 INT32_MAX = 2**31 - 1
+FLOAT32_MAX = 3.4e38
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Fields:
         value = self.get(name)
         if value is None and default is not None:
             return default
-        good = type(value) in (int, float) and math.isfinite(value)
+        good = type(value) in (int, float) and abs(value) <= FLOAT32_MAX  # false for NaN
         if not good or (positive and value <= 0):
             self._report(name, value, "a positive number" if positive else "a finite number")
             return 1.0

@@ -56,8 +56,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json: it must lie beside the safetensors file")
-    index = (folder / INDEX_NAME,) if len(weights) > 1 else ()
-    return Source(folder, read_json(config_path), _merge(weights), (config_path, *index, *weights))
+    index = [path for path in (folder / INDEX_NAME,) if path.is_file()]
+    files = (config_path, *index, *weights)
+    return Source(folder, read_json(config_path), _merge(weights), files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,7 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def _weight_files(location: Path) -> list[Path]:
     if location.is_file():
         if location.suffix == ".safetensors":
-            return [location]
+            index = location.with_name(INDEX_NAME)
+            shards = _shards(index) if index.is_file() else []
+            return shards if location in shards else [location]
         raise ModelError(
             f"{location} is not a safetensors file. Expected a folder, or model.safetensors "
             "(torch pickles are not read: save them with safetensors first)"

@@ -128,7 +128,8 @@ def _layer_types(draft: Fields, n_layer: int) -> list[str]:
 
 def _causal(top: Fields, nested: Fields, warnings: list[str]) -> bool | None:
     causal = top.flag("is_causal", nested.flag("causal"))
-    if causal is None and "sliding_attention" in (top.get("layer_types") or ()):
+    types = top.get("layer_types")
+    if causal is None and isinstance(types, list) and "sliding_attention" in types:
         warnings.append(
             "sliding layers and no `is_causal`: z-lab's model makes such layers causal, llama.cpp "
             "drafts without a causal mask; if acceptance is low, set `is_causal` in the config"
