@@ -93,7 +93,8 @@ class Environment:
                     "llama-cpp-python comes as source: its first build takes minutes (6 on 2 cores)"
                 )
             pip = [str(self.python), "-m", "pip", "install", "--quiet", *arguments]
-            names = " ".join(argument for argument in arguments if not argument.startswith("-"))
+            names = " ".join(a for a in arguments if not a.startswith("-"))
+            names = names.replace(".", "this package", 1) if names.startswith(".") else names
             step(f"installing {names}", pip)
 
 

@@ -212,8 +212,11 @@ def test_a_terminal_gets_colours_statistics_and_commands(terminal: Terminal) -> 
 def test_ctrl_c_stops_the_answer_and_a_second_ends_the_program(terminal: Terminal) -> None:
     at = terminal.wait_for("> ")
     terminal.type("Write a long story about a fox.\n")
-    at = terminal.wait_for("story", terminal.wait_for("\n", at))
+    at = terminal.wait_for(" ", terminal.wait_for("\n", at))
     terminal.type("\x03")
+    at = terminal.wait_for("> ", terminal.wait_for("tokens/s", at))
+    terminal.type("What is the capital of France?\n")
+    at = terminal.wait_for("Paris", terminal.wait_for("\n", at))
     at = terminal.wait_for("> ", terminal.wait_for("tokens/s", at))
     terminal.type("\x03")
     assert terminal.exit_status() == 0
@@ -254,7 +257,15 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -
     roles = [message["role"] for message in conversation.messages[1:]]
     assert roles == ["user", "assistant"] * (5 - sum(dropped))
     assert conversation.messages[-2]["content"].startswith("4:")
-    assert count_prompt_tokens(small, conversation.messages) <= small.n_ctx()
+    assert count_prompt_tokens(small, conversation.messages[:-1]) + 8 <= small.n_ctx()
+
+
+def test_an_answer_ends_with_the_context_and_says_so(small: Llama) -> None:
+    conversation = Conversation(small, ChatOptions(max_tokens=0, system="word " * 200))
+    conversation.add("Write a long story about a fox.")
+    answer = conversation.answer(lambda _: None)
+    assert answer.finish_reason == "context"
+    assert answer.n_prompt_tokens + answer.n_tokens in (small.n_ctx(), small.n_ctx() + 1)
 
 
 def test_a_turn_that_cannot_fit_is_not_kept(small: Llama) -> None:

@@ -72,7 +72,7 @@ class ChatSession:
     def loop(self) -> int:
         """Read and answer until the user leaves."""
         self._screen.dim(
-            f"width {self._setup.width} · {self._setup.n_threads} threads"
+            f"width {self._setup.width} · threads {self._setup.n_threads}"
             " · Ctrl-C stops an answer, Ctrl-D ends, /help lists commands"
         )
         while (text := self._next_line()) is not None:
@@ -96,8 +96,8 @@ class ChatSession:
         self._screen.dim(one_line(facts))
         if self._stats_json is not None:
             write_json(self._stats_json, facts)
-        if answer.finish_reason == "length":
-            self._screen.notice("the answer was cut at --max-tokens or the end of the context")
+        if answer.finish_reason == "context":
+            self._screen.notice("the answer was cut: the context is full (see --n-ctx)")
         return 130 if answer.finish_reason == "interrupted" else 0
 
     def _try_turn(self, text: str) -> None:

@@ -19,7 +19,7 @@ Message = dict[str, str]
 class Answer:
     """What one turn produced: tokens (the one that ended it counts), seconds on the clock.
 
-    ``finish_reason`` is stop, length or interrupted.
+    ``finish_reason`` is stop, length (``--max-tokens``), context (it is full) or interrupted.
     """
 
     n_prompt_tokens: int
@@ -83,6 +83,8 @@ class Conversation:
                 # llama_cpp leaves the last token it handed out to be decoded later.
                 answer.n_tokens = self._llm.n_tokens + 1 - answer.n_prompt_tokens
             self._remember(answer.text)
+        if answer.finish_reason == "length" and answer.n_tokens != self._options.max_tokens:
+            answer.finish_reason = "context"
         return answer
 
     def _stream(self, answer: Answer, show: Callable[[str], None], start: float) -> None:

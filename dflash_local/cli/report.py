@@ -70,6 +70,8 @@ def one_line(facts: dict[str, Any]) -> str:
         parts.append(f"width {facts['width']}")
     else:
         parts.append("plain decoding")
+    if facts["finish_reason"] == "length":
+        parts.append("cut at --max-tokens")
     return " · ".join(parts)
 
 
