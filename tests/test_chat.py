@@ -261,8 +261,8 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -
 
 
 def test_an_answer_ends_with_the_context_and_says_so(small: Llama) -> None:
-    conversation = Conversation(small, ChatOptions(max_tokens=0, system="word " * 200))
-    conversation.add("Write a long story about a fox.")
+    conversation = Conversation(small, ChatOptions(max_tokens=0))
+    conversation.add("Go on counting: " + ", ".join(str(n) for n in range(1, 49)))
     answer = conversation.answer(lambda _: None)
     assert answer.finish_reason == "context"
     assert answer.n_prompt_tokens + answer.n_tokens in (small.n_ctx(), small.n_ctx() + 1)
