@@ -167,9 +167,8 @@ def _tensor_problems(header: GGUFHeader) -> Iterator[str]:
         elif found[0] != shape:
             yield f"tensor {name}: found shape {list(found[0])}, expected {list(shape)}"
     yield from _d2t_problems(header)
-    if "token_embd.weight" not in header.tensors and "d2t" in header.tensors:
-        if "output.weight" not in header.tensors:
-            yield "tensor output.weight: missing, expected the rows of the reduced vocabulary"
+    if "d2t" in header.tensors and "output.weight" not in header.tensors:
+        yield "tensor output.weight: missing, expected the rows of the reduced vocabulary"
 
 
 def _expected_shapes(header: GGUFHeader) -> dict[str, tuple[int, ...]]:

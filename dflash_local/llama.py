@@ -8,9 +8,9 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import llama_cpp
 import numpy as np
@@ -24,6 +24,18 @@ from .stats import SessionStats
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _as_in_parent(parent: Callable[..., Any]) -> Callable[[_Method], _Method]:
+    """Gives an override the parent's signature and documentation."""
+
+    def document(method: _Method) -> _Method:
+        functools.update_wrapper(method, parent)
+        return method
+
+    return document
 
 
 class Llama(llama_cpp.Llama):  # type: ignore[misc]
@@ -55,6 +67,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self._stack = contextlib.ExitStack()  # close() works from here on
+        self._ctx: Any
+        self.input_ids: Any
+        self.scores: Any
         self._session: _core.Session | None = None
         self._width = _checked_width(width)
         self._turn = object()
@@ -174,13 +189,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     # ---- the parent's methods --------------------------------------------------------------
 
-    @functools.wraps(llama_cpp.Llama.generate)
+    @_as_in_parent(llama_cpp.Llama.generate)
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
         if session is None:
-            return (yield from super().generate(tokens, *args, **kwargs))
+            yield from super().generate(tokens, *args, **kwargs)
+            return
         bound = _GENERATE.bind(self, tokens, *args, **kwargs)
         bound.apply_defaults()
         options = bound.arguments
@@ -189,8 +205,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._begin(session, list(tokens), reset=options["reset"])
         stopping = options["stopping_criteria"]
         if self._logits_all or stopping is not None or options["logits_processor"] is not None:
-            return (yield from generation.by_row(self, session, sampler, stopping))
-        return (yield from generation.by_step(self, session, sampler))
+            yield from generation.by_row(self, session, sampler, stopping)
+        else:
+            yield from generation.by_step(self, session, sampler)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._turn = object()
@@ -207,13 +224,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 "one"
             )
 
-    @functools.wraps(llama_cpp.Llama.eval)
+    @_as_in_parent(llama_cpp.Llama.eval)
     def eval(self, tokens: Sequence[int]) -> None:
         session = self._session
         if session is None:
             super().eval(tokens)
             return
-        self._turn = object() if len(tokens) == 0 else object()
+        self._turn = object()
         self._align(session)
         for start in range(0, len(tokens), self.n_batch):
             chunk = list(tokens[start : start + self.n_batch])
@@ -228,14 +245,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.n_tokens = end
             self._requires_eval = False
 
-    @functools.wraps(llama_cpp.Llama.reset)
+    @_as_in_parent(llama_cpp.Llama.reset)
     def reset(self) -> None:
         super().reset()
         if self._session is not None:
             self._turn = object()
             self._session.align([])
 
-    @functools.wraps(llama_cpp.Llama.embed)
+    @_as_in_parent(llama_cpp.Llama.embed)
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         if self._session is None:
             return super().embed(*args, **kwargs)
@@ -254,7 +271,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._align(session)
         return LlamaState(super().save_state(), session.save_drafter(), session.n_features)
 
-    @functools.wraps(llama_cpp.Llama.load_state)
+    @_as_in_parent(llama_cpp.Llama.load_state)
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         session = self._session
         self._turn = object()

@@ -20,13 +20,15 @@ __all__ = ["DrafterInfo", "VerifierInfo", "check_pair", "read_drafter"]
 #: Architectures whose graph in libllama fills the layer inputs, with the models that inherit it.
 #: On any other one llama.cpp asserts. (llama-cpp-python 0.3.36)
 LAYER_INPUT_ARCHITECTURES = frozenset(
-    "bailingmoe3 deepseek4 gemma4 gpt-oss hunyuan-dense hunyuan_vl lfm2 lfm2moe llama mimo2"
-    " minimax-01 minimax-m2 muse-glimmer nanbeige nemotron_h nemotron_h_moe qwen3 qwen35 qwen35moe"
-    " qwen3moe qwen3next qwen4exp".split()
+    """
+    bailingmoe3 deepseek4 gemma4 gpt-oss hunyuan-dense hunyuan_vl lfm2 lfm2moe llama mimo2
+    minimax-01 minimax-m2 muse-glimmer nanbeige nemotron_h nemotron_h_moe qwen3 qwen35 qwen35moe
+    qwen3moe qwen3next qwen4exp
+    """.split()  # noqa: SIM905 - readable as a table
 )
 
 #: The few of them that also fill the input of "layer n_layer", the output of the last one.
-LAST_OUTPUT_ARCHITECTURES = frozenset("deepseek4 mimo2 nemotron_h nemotron_h_moe".split())
+LAST_OUTPUT_ARCHITECTURES = frozenset(["deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"])
 
 
 @dataclass(frozen=True)

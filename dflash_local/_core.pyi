@@ -1,0 +1,335 @@
+"""The speculative loop over llama.cpp contexts: draft, verify, keep the longest valid prefix."""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def bind(library: int, layout: dict[str, int]) -> None:
+    """Fills the function table from a handle of the loaded libllama.
+
+    Raises:
+        ImportError: names the functions that are missing, or tells that ``llama_batch`` differs.
+    """
+
+class Finish(Enum):
+    """Why an answer cannot go on after a step."""
+
+    none = ...
+    end_of_generation = ...
+    context_full = ...
+
+class StepResult:
+    """What a step emitted.
+
+    Attributes:
+        tokens: accepted drafts, then the correction, or the bonus when all were accepted.
+        n_drafted: drafts that were verified.
+        n_accepted: drafts among ``tokens``.
+        finish: why the answer cannot go on, or ``Finish.none``.
+    """
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def n_drafted(self) -> int: ...
+    @property
+    def n_accepted(self) -> int: ...
+    @property
+    def finish(self) -> Finish: ...
+
+class Draft:
+    """What a drafter proposed to follow the anchor.
+
+    Attributes:
+        tokens: the drafts.
+        confidence: the drafter's own estimate, a position, that the token is accepted (DSpark's
+            confidence head, DFlash2's selector); empty where it has none.
+    """
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def confidence(self) -> list[float]: ...
+
+class Stats:
+    """Counts and seconds of the loop.
+
+    Attributes:
+        n_prompt: prompt tokens decoded; reused ones are not counted.
+        n_tokens: tokens emitted, the first of an answer included.
+        n_steps: verify steps, those without a draft included.
+        n_blocks: verify steps that had a draft.
+        n_drafted: drafts verified.
+        n_accepted: drafts accepted.
+        accepted_per_position: [k] is the number of blocks with at least k + 1 accepted drafts.
+        acceptance_length: tokens emitted per verify step, correction or bonus included.
+        acceptance_rate: accepted over drafted; comparable at one width only.
+        seconds_prefill: verifier, reading prompts.
+        seconds_inject: features from verifier to drafter.
+        seconds_draft: drafter.
+        seconds_verify: verifier, one decode a step.
+        seconds_sample: sampler; not known when steps are taken row by row.
+    """
+
+    def __init__(self) -> None: ...
+    @property
+    def n_prompt(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def n_steps(self) -> int: ...
+    @property
+    def n_blocks(self) -> int: ...
+    @property
+    def n_drafted(self) -> int: ...
+    @property
+    def n_accepted(self) -> int: ...
+    @property
+    def accepted_per_position(self) -> list[int]: ...
+    @property
+    def acceptance_length(self) -> float: ...
+    @property
+    def acceptance_rate(self) -> float: ...
+    @property
+    def seconds_prefill(self) -> float: ...
+    @property
+    def seconds_inject(self) -> float: ...
+    @property
+    def seconds_draft(self) -> float: ...
+    @property
+    def seconds_verify(self) -> float: ...
+    @property
+    def seconds_sample(self) -> float: ...
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain values; the seconds under ``"seconds"``."""
+
+class Verifier:
+    """A ``llama_context`` as a verifier; features are the inputs of some of its layers.
+
+    Args:
+        context: address of the ``llama_context``, which has to outlive every session on it and
+            whose architecture has to fill layer inputs (see ``dflash_local.pairing``).
+        max_rows: rows of logits the context holds: its ``n_outputs_max``, or ``n_batch``.
+        feature_layers: GGUF ``dflash.target_layers``, in the drafter's order; [] for no drafter.
+        sequence: the sequence of the context that the session owns.
+    """
+
+    def __init__(
+        self, context: int, *, max_rows: int, feature_layers: Sequence[int], sequence: int = 0
+    ) -> None: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_batch(self) -> int: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def n_features(self) -> int:
+        """Floats in a row of features: layers times hidden size."""
+
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def backend_seconds(self) -> float:
+        """Seconds spent inside libllama so far."""
+
+class DrafterKind(Enum):
+    dflash = ...
+    dflash2 = ...
+    dspark = ...
+
+class DrafterOptions:
+    """What the loop has to know of a drafter's file.
+
+    Attributes:
+        kind: which graph it has.
+        block_size: tokens of the trained block, anchor included.
+        mask_token: stands for every token to be drafted.
+        causal: attention within the block.
+        sample_from_anchor: DSpark: the anchor's row predicts too.
+        has_confidence: DSpark: a confidence head is there.
+        sequence: the sequence of its context that the session owns.
+    """
+
+    kind: DrafterKind
+    block_size: int
+    mask_token: int
+    causal: bool
+    sample_from_anchor: bool
+    has_confidence: bool
+    sequence: int
+    def __init__(self) -> None: ...
+
+class Drafter:
+    """A ``llama_context`` of architecture ``dflash`` as a drafter.
+
+    Args:
+        context: address of the context, made with ``ctx_other`` = the verifier's. It has to
+            outlive every session on it.
+        options: see ``DrafterOptions``.
+    """
+
+    def __init__(self, context: int, options: DrafterOptions) -> None: ...
+    @property
+    def max_width(self) -> int:
+        """Drafts a block gives at most."""
+
+    @property
+    def options(self) -> DrafterOptions: ...
+    @property
+    def backend_seconds(self) -> float:
+        """Seconds spent inside libllama so far."""
+
+class Session:
+    """One timeline over a verifier and a drafter.
+
+    ``tokens`` is the transcript. The verifier's memory holds the first ``n_past`` of them. After a
+    step the last token emitted is the *anchor*: it is not decoded yet, the next step drafts after
+    it. When a call raises, verifier, drafter and transcript agree as before the call (a long read
+    keeps the chunks that were done). Calls release the GIL; one thread at a time may call.
+
+    Args:
+        verifier: kept alive by the session.
+        drafter: None decodes plainly.
+        width: drafts a step; negative: as many as the drafter gives, 0: plain decoding.
+    """
+
+    def __init__(
+        self, verifier: Verifier, drafter: Drafter | None = None, *, width: int = -1
+    ) -> None: ...
+    def sync(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
+        """Makes the timeline exactly ``tokens``: reuses the common prefix, reads the rest.
+
+        Raises:
+            ContextError: more tokens than the context holds.
+            Cancelled: ``cancel`` was called; KeyboardInterrupt ends it too. What was read stays.
+            BackendError: libllama failed.
+        """
+
+    def keep_prefix(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> int:
+        """First half of ``sync``: drops what ``tokens`` does not begin with.
+
+        Returns:
+            How many of ``tokens`` are kept; the rest is for ``extend``. At least one is left,
+            unless the logits after the last are at hand.
+        """
+
+    def extend(
+        self, tokens: Sequence[int] | npt.NDArray[np.int32], *, all_rows: bool = False
+    ) -> None:
+        """Reads tokens after the timeline; a pending anchor is dropped.
+
+        Args:
+            all_rows: keep the logits of every row of the last chunk, not only of the last row.
+        """
+
+    def rewind(self, n_tokens: int) -> int:
+        """Goes back to the first ``n_tokens`` tokens.
+
+        Returns:
+            The length reached: less (0) only where the verifier's memory cannot drop a part.
+        """
+
+    def align(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
+        """Tells the session what the verifier's memory holds, after others have decoded in it.
+
+        Tokens that it did not read itself have no features: steps are plain then, see
+        ``features_missing``.
+        """
+
+    def step(
+        self,
+        sampler: Any = None,
+        *,
+        max_tokens: int | None = None,
+        draft: Sequence[int] | None = None,
+    ) -> StepResult:
+        """Drafts, verifies in one decode, and keeps the longest valid prefix.
+
+        Args:
+            sampler: a ``LlamaSampler`` of llama_cpp, or the address of a ``llama_sampler`` chain;
+                it accepts the emitted tokens and no others. None: greedy.
+            max_tokens: emit at most as many.
+            draft: verify these tokens instead of the drafter's.
+
+        Returns:
+            1 to ``width + 1`` tokens. The first step of an answer emits the token that the
+            prompt's logits give.
+
+        Raises:
+            ContextError: the context is full.
+        """
+
+    def propose(
+        self, draft: Sequence[int] | None = None, *, max_tokens: int | None = None
+    ) -> Draft:
+        """First half of a step taken row by row: drafts, and decodes anchor and draft.
+
+        Rows 0 to ``len(draft.tokens)`` of the verifier's context then hold logits: row i those
+        after the anchor and i drafts. ``commit`` or ``discard`` ends the step.
+        """
+
+    def commit(self, emitted: Sequence[int]) -> StepResult:
+        """Second half: keeps the tokens emitted, a prefix of the draft and one token more."""
+
+    def discard(self) -> None:
+        """Ends a step as if it had not begun."""
+
+    def anchor(self, token: int) -> None:
+        """Makes ``token``, sampled from the logits that a read left behind, the anchor."""
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
+
+    def save_drafter(self) -> bytes:
+        """The drafter's memory."""
+
+    def load_drafter(self, state: bytes, n_features: int) -> None:
+        """Restores the drafter's memory, which holds features of ``n_features`` positions."""
+
+    def start_answer(self) -> None:
+        """``last_stats`` counts from here."""
+
+    def cancel(self) -> None:
+        """Ends the read that another thread is in, at its next chunk."""
+
+    def close(self) -> None:
+        """Waits for the call that runs; later calls raise. Comes before contexts are freed."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def n_past(self) -> int: ...
+    @property
+    def n_features(self) -> int:
+        """Positions of which the drafter holds features, from 0 on."""
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the last token was emitted and is still to be decoded."""
+
+    @property
+    def logits_live(self) -> bool:
+        """Whether the logits after the last token read are at hand."""
+
+    @property
+    def features_missing(self) -> bool:
+        """Whether the drafter lacks features of what the verifier holds: steps are plain."""
+
+    @property
+    def draft(self) -> Draft:
+        """The last draft."""
+
+    @property
+    def last_stats(self) -> Stats: ...
+    @property
+    def total_stats(self) -> Stats: ...
+    @property
+    def width(self) -> int: ...
+    @width.setter
+    def width(self, width: int) -> None: ...
