@@ -42,8 +42,8 @@ def out_type(name: str) -> OutType:
 
 
 def stored_type(name: str, shape: tuple[int, ...], wanted: OutType) -> GGMLQuantizationType:
-    """The type a tensor gets: vectors and norms F32, rows that are no whole blocks F16."""
-    if len(shape) < 2 or name.endswith("_norm.weight") or not name.endswith(".weight"):
+    """The type a tensor gets: vectors, so norms, F32; rows that are no whole blocks F16."""
+    if len(shape) < 2 or not name.endswith(".weight"):
         return GGMLQuantizationType.F32
     block_size, _ = GGML_QUANT_SIZES[wanted.matrices]
     return wanted.matrices if shape[-1] % block_size == 0 else GGMLQuantizationType.F16

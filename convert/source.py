@@ -20,12 +20,14 @@ class Source:
     """An opened checkpoint.
 
     Attributes:
+        location: what the user named, absolute.
         folder: where config.json lies, absolute, symbolic links kept.
         config: config.json, parsed.
         tensors: every tensor of every shard, by its published name.
         files: all files that were read; none of them may be overwritten.
     """
 
+    location: Path
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
@@ -58,7 +60,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         raise ModelError(f"{folder} has no config.json: it must lie beside the safetensors file")
     index = [path for path in (folder / INDEX_NAME,) if path.is_file()]
     files = (config_path, *index, *weights)
-    return Source(folder, read_json(config_path), _merge(weights), files)
+    return Source(location, folder, read_json(config_path), _merge(weights), files)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import convert_samples as samples
 import numpy as np
 import pytest
 from dflash_local.convert import ConvertReport, convert
+from dflash_local.convert.encode import out_type, stored_type
 from dflash_local.convert.rope import Llama3Scaling, llama3_factors
 from dflash_local.convert.target_layers import default_ids, layer_inputs
 
@@ -251,6 +252,9 @@ def test_multi_axis_verifiers_give_one_temporal_section(tmp_path: Path) -> None:
     sections = {"llama.rope.dimension_sections": [2, 3, 3, 0]}
     keys = keys_of(tmp_path, samples.config(), extra=sections)
     assert keys["rope.dimension_sections"] == [8, 0, 0, 0]
+    own = {"rope_type": "mrope", "mrope_section": [2, 3, 3]}
+    keys = keys_of(tmp_path, samples.config(rope_scaling=own))
+    assert keys["rope.dimension_sections"] == [8, 0, 0, 0]
     with pytest.raises(ModelError, match="M-RoPE"):
         run(tmp_path, samples.config(rope_scaling=LLAMA3), extra=sections)
 
@@ -346,3 +350,11 @@ def test_config_must_be_a_json_object(tmp_path: Path) -> None:
     (source / "config.json").write_text(json.dumps(samples.config(dflash_config=[1])))
     with pytest.raises(ModelError, match=r"`dflash_config`: found \[1\], expected an object"):
         convert(source, target, tmp_path / "d.gguf")
+
+
+def test_upstreams_rule_for_types_is_kept_for_tensors_of_later_layouts() -> None:
+    wanted = out_type("q8_0")
+    assert stored_type("blk.0.attn_conv_base", (2, 3, 64), wanted).name == "F32"
+    assert stored_type("selector_hidden.weight", (8, 64), wanted).name == "Q8_0"
+    with pytest.raises(ModelError, match=r"found 'q2_k', expected one of f32, f16, bf16, q8_0"):
+        out_type("q2_k")

@@ -78,6 +78,13 @@ def test_bare_command_takes_the_one_fitting_gguf_beside_the_weights(tmp_path: Pa
     assert (source / "drafter-bf16.gguf").is_file()
 
 
+def test_a_split_verifier_is_one(tmp_path: Path) -> None:
+    source = samples.checkpoint(tmp_path / "drafter")
+    samples.verifier(source / "v.gguf", head=True, split=1)
+    assert len(list(source.glob("v-*.gguf"))) == 2
+    assert cli.main([str(source)]) == 0
+
+
 def test_two_fitting_verifiers_are_a_question(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

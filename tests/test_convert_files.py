@@ -152,13 +152,15 @@ def test_what_is_no_verifier_is_refused(tmp_path: Path) -> None:
         read_verifier(drafter)
 
 
-def test_a_huge_array_in_a_verifier_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["tokens", "token_type"])
+def test_a_huge_array_in_a_verifier_is_refused_at_once(tmp_path: Path, key: str) -> None:
     path = samples.verifier(tmp_path / "v.gguf")
     data = bytearray(path.read_bytes())
-    count = data.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
+    name = b"tokenizer.ggml." + key.encode()
+    count = data.index(name) + len(name) + 8
     data[count : count + 8] = (2**60).to_bytes(8, "little")
     path.write_bytes(data)
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match=r"damaged.*(longer than the file|requires a buffer)"):
         read_verifier(path)
 
 
