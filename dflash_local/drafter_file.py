@@ -128,7 +128,8 @@ def _head_problems(header: GGUFHeader) -> Iterator[str]:
     if isinstance(n_head, int) and n_head > 0:
         fits = isinstance(n_head_kv, int) and n_head_kv > 0 and n_head % n_head_kv == 0
         if not fits:
-            yield f"dflash.attention.head_count_kv: found {n_head_kv!r}, expected a divisor of {n_head}"
+            key = "dflash.attention.head_count_kv"
+            yield f"{key}: found {n_head_kv!r}, expected a divisor of {n_head}"
     key_length = header.get("dflash.attention.key_length", 2)
     value_length = header.get("dflash.attention.value_length", key_length)
     if key_length != value_length or not isinstance(key_length, int) or key_length % 2:

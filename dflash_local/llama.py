@@ -93,6 +93,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._warn(warning)
         rows = self.n_batch if self._reads_all_rows else min(info.max_width + 1, self.n_batch)
         self._remake_context(info, rows)
+        if not self._can_take_back(info.max_width):
+            self._warn(
+                "libllama cannot take back single tokens from the recurrent memory of this "
+                "verifier's architecture, so drafts cannot be verified on it: decoding plainly"
+            )
+            return
         drafter = LoadedDrafter(
             info,
             self._ctx.ctx,
@@ -147,6 +153,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             scales = (ctypes.c_float * 1)(self.lora_scale)
             if llama_cpp.llama_set_adapters_lora(self._ctx.ctx, adapters, 1, scales):
                 raise RuntimeError(f"failed to set the LoRA adapter {self.lora_path}")
+
+    def _can_take_back(self, n_tokens: int) -> bool:
+        recurrent = self._is_recurrent or self._is_hybrid
+        return not recurrent or llama_cpp.llama_n_rs_seq(self._ctx.ctx) >= n_tokens
 
     def _grow_input_ids(self) -> None:
         # libllama rounds n_ctx up; the parent sizes its arrays by the number asked for.

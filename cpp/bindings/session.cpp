@@ -46,7 +46,7 @@ llama_sampler* sampler_address(const py::object& sampler) {
 class Handle {
  public:
   Handle(LlamaVerifier& verifier, LlamaDrafter* drafter, SessionOptions options)
-      : verifier_(verifier), session_(verifier, drafter, options) {}
+      : verifier_(verifier), drafter_(drafter), session_(verifier, drafter, options) {}
 
   /// Runs `work` on the session without the GIL, alone.
   template <class Work>
@@ -76,7 +76,8 @@ class Handle {
   }
 
   bool closed() const { return closed_; }
-  const LlamaVerifier& verifier() const { return verifier_; }
+  LlamaVerifier& verifier() const { return verifier_; }
+  LlamaDrafter* drafter() const { return drafter_; }
 
  private:
   void check_open() const {
@@ -84,6 +85,7 @@ class Handle {
   }
 
   LlamaVerifier& verifier_;
+  LlamaDrafter* drafter_;
   Session session_;
   std::mutex mutex_;
   bool closed_ = false;
