@@ -10,6 +10,7 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
+
 from dflash_local import Llama
 from dflash_local.gguf_header import GGUFHeader
 

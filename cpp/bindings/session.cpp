@@ -213,7 +213,9 @@ void register_state(py::class_<Handle>& session) {
 }
 
 void register_fields(py::class_<Handle>& session) {
-  session.def_property_readonly("tokens", field([](const Session& s) { return s.tokens(); }))
+  session.def_property_readonly("verifier", &Handle::verifier, py::return_value_policy::reference)
+      .def_property_readonly("drafter", &Handle::drafter, py::return_value_policy::reference)
+      .def_property_readonly("tokens", field([](const Session& s) { return s.tokens(); }))
       .def_property_readonly("n_past", field([](const Session& s) { return s.n_past(); }))
       .def_property_readonly("n_features", field([](const Session& s) { return s.n_features(); }))
       .def_property_readonly("anchored", field([](const Session& s) { return s.anchored(); }))
