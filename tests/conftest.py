@@ -21,6 +21,16 @@ N_THREADS = 2
 MakeLlama = Callable[..., Any]
 
 
+def check_drafts(llm: Any, *, rejected: bool = True) -> None:
+    """The last answer of a model with a drafter was drafted, and not all of it was right."""
+    stats = llm.stats.last
+    if llm.session is None:
+        assert (stats.n_tokens, stats.n_drafted, stats.n_accepted) == (0, 0, 0)
+        return
+    assert stats.n_accepted > 0
+    assert not rejected or stats.n_drafted > stats.n_accepted
+
+
 @pytest.fixture(scope="session")
 def tiny_verifier() -> Path:
     """A `llama` of 4 layers, 384 tokens, F32, context 512."""

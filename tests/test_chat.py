@@ -234,6 +234,19 @@ def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:
     assert "Traceback" not in terminal.text()
 
 
+def test_the_second_turn_reuses_the_first_and_still_drafts() -> None:
+    drafter = str(hub.demo_drafter())
+    llm = Llama(str(hub.demo_verifier()), drafter=drafter, width=4, n_ctx=512, n_threads=1)
+    with llm:
+        conversation = Conversation(llm, ChatOptions(max_tokens=24))
+        _ask(conversation, QUESTION)
+        conversation.add("Now explain it to a child.")
+        answer = conversation.answer(lambda _: None)
+        stats = llm.stats.last
+    assert stats.n_prompt < answer.n_prompt_tokens // 2
+    assert 0 < stats.n_accepted < stats.n_drafted
+
+
 @pytest.fixture(scope="module")
 def small() -> Iterator[Llama]:
     llm = Llama(str(hub.demo_verifier()), n_ctx=256, n_threads=1, n_threads_batch=1)
@@ -248,16 +261,16 @@ def _ask(conversation: Conversation, text: str) -> int:
 
 
 def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -> None:
-    options = ChatOptions(system="You are terse.", max_tokens=8)
+    options = ChatOptions(system="You are terse.", max_tokens=4)
     conversation = Conversation(small, options)
-    long_turn = "one two three four five six seven eight nine ten " * 6
-    dropped = [_ask(conversation, f"{i}: {long_turn}") for i in range(5)]
+    long_turn = "one two three four five six seven eight nine ten " * 8
+    dropped = [_ask(conversation, f"{i}: {long_turn}") for i in range(4)]
     assert sum(dropped) > 0
     assert conversation.messages[0] == {"role": "system", "content": "You are terse."}
     roles = [message["role"] for message in conversation.messages[1:]]
-    assert roles == ["user", "assistant"] * (5 - sum(dropped))
-    assert conversation.messages[-2]["content"].startswith("4:")
-    assert count_prompt_tokens(small, conversation.messages[:-1]) + 8 <= small.n_ctx()
+    assert roles == ["user", "assistant"] * (4 - sum(dropped))
+    assert conversation.messages[-2]["content"].startswith("3:")
+    assert count_prompt_tokens(small, conversation.messages[:-1]) + 4 <= small.n_ctx()
 
 
 def test_an_answer_ends_with_the_context_and_says_so(small: Llama) -> None:

@@ -1,5 +1,7 @@
 #include "llama/drafter.h"
 
+#include <pybind11/native_enum.h>
+
 #include <sstream>
 
 #include "bindings/bindings.h"
@@ -39,10 +41,11 @@ std::string repr(const LlamaDrafter& drafter) {
 }  // namespace
 
 void register_drafter(py::module_& module) {
-  py::enum_<DrafterKind>(module, "DrafterKind")
+  py::native_enum<DrafterKind>(module, "DrafterKind", "enum.Enum")
       .value("dflash", DrafterKind::dflash)
       .value("dflash2", DrafterKind::dflash2)
-      .value("dspark", DrafterKind::dspark);
+      .value("dspark", DrafterKind::dspark)
+      .finalize();
   py::class_<DrafterOptions>(module, "DrafterOptions")
       .def(py::init<>())
       .def_readwrite("kind", &DrafterOptions::kind)

@@ -1,3 +1,5 @@
+#include <pybind11/native_enum.h>
+
 #include <sstream>
 
 #include "bindings/bindings.h"
@@ -93,10 +95,11 @@ void register_stats(py::module_& module) {
 }  // namespace
 
 void register_results(py::module_& module) {
-  py::enum_<Finish>(module, "Finish")
+  py::native_enum<Finish>(module, "Finish", "enum.Enum")
       .value("none", Finish::none)
       .value("end_of_generation", Finish::end_of_generation)
-      .value("context_full", Finish::context_full);
+      .value("context_full", Finish::context_full)
+      .finalize();
   py::class_<StepResult>(module, "StepResult")
       .def_readonly("tokens", &StepResult::tokens)
       .def_readonly("n_drafted", &StepResult::n_drafted)

@@ -33,7 +33,7 @@ from torch.nn import functional as F  # noqa: N812
 HERE = Path(__file__).parent
 VERIFIER = HERE / "verifier-f32.gguf"
 N_VOCAB, N_LAYER, N_FF = 384, 4, 96
-VERIFIER_STEPS = 2200
+VERIFIER_STEPS = 1200
 N_ANSWERS, N_HELD_OUT, ANSWER_TOKENS = 700, 60, 120
 log = logging.getLogger("make_tiny")
 
@@ -233,7 +233,7 @@ def make_drafter(name: str, answers: Answers, tokenizer: Tokenizer) -> None:
     write_drafter(HERE / f"{name}.gguf", drafter, tokenizer)
     if name == "dflash-b8":
         write_checkpoint(HERE / name, drafter, N_LAYER)
-        ids = common_tokens(answers, 160)
+        ids = common_tokens(answers, 112)
         head = answers.verifier.embed_tokens.weight[ids], ids
         write_drafter(HERE / f"{name}-d2t.gguf", drafter, tokenizer, head)
 

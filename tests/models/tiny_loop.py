@@ -173,7 +173,8 @@ class Report:
         return (
             f"acceptance rate {self.rate:.2f}, length {1 + self.accepted / self.steps:.2f}; "
             f"mixed in {sum(self.mixed)} of {len(self.mixed)} answers; drafts equal torch's "
-            f"{np.mean(self.same):.4f}, largest relative error {max(self.errors, default=0):.1e}"
+            f"{np.mean(self.same):.4f}"
+            + (f", largest relative error {max(self.errors):.1e}" if self.errors else "")
         )
 
 

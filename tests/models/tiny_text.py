@@ -79,8 +79,9 @@ def random_words(rng: random.Random, n: int) -> list[str]:
 
 def echo(words: list[str]) -> str:
     """The answer to what the grammar does not know: it repeats, then turns to what it knows."""
-    name = NAMES[ord(words[0][0].lower()) % len(NAMES)]
-    return f"you said {words[0]}. ask {name} or {FRIEND[name]}. {person(name)}"
+    last = words[-1]
+    name = NAMES[ord(last[0].lower()) % len(NAMES)]
+    return f"you said {' '.join(words[:2])}. i do not know {last}. ask {name}. {person(name)}"
 
 
 def question(rng: random.Random) -> tuple[str, str]:
