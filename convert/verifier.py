@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
-from gguf import GGUFEndian, GGUFReader, GGUFValueType
 
 from dflash_local.errors import ModelError
+from dflash_local.gguf_header import GGUFHeader
 
 DRAFTER_ARCHITECTURES = ("dflash", "eagle3")
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
@@ -59,26 +54,27 @@ def read_verifier(path: str | os.PathLike[str]) -> Verifier:
         ModelError: no such file, no GGUF, damaged, or not a language model.
     """
     files = _parts(Path(path).expanduser().absolute())
-    reader = _open(files[0])
-    architecture = _text(reader, "general.architecture") or "unknown"
-    _check_kind(files[0], reader, architecture)
-    shapes = _tensor_shapes(reader, files)
-    n_layer = _integer(files[0], reader, f"{architecture}.block_count")
-    n_layer -= _integer(files[0], reader, f"{architecture}.nextn_predict_layers", 0)
-    n_vocab = int(reader.fields["tokenizer.ggml.tokens"].parts[4][0])
-    embedding = shapes.get("token_embd.weight")
+    headers = [GGUFHeader(file) for file in files]
+    header = headers[0]
+    architecture = _text(header, "general.architecture") or "unknown"
+    _check_kind(header, architecture)
+    tensors = {name: tensor for part in headers for name, tensor in part.tensors.items()}
+    n_layer = _integer(header, f"{architecture}.block_count")
+    n_layer -= _integer(header, f"{architecture}.nextn_predict_layers", 0)
+    n_vocab = header.length("tokenizer.ggml.tokens")
+    embedding = tensors.get("token_embd.weight")
     return Verifier(
         files=tuple(files),
         architecture=architecture,
-        name=_text(reader, "general.name"),
-        organization=_text(reader, "general.organization"),
-        n_embd=_integer(files[0], reader, f"{architecture}.embedding_length"),
+        name=_text(header, "general.name"),
+        organization=_text(header, "general.organization"),
+        n_embd=_integer(header, f"{architecture}.embedding_length"),
         n_layer=n_layer,
         n_vocab=n_vocab,
-        n_rows=embedding[-1] if embedding else n_vocab,
-        has_head="output.weight" in shapes if embedding else None,
-        mrope=f"{architecture}.rope.dimension_sections" in reader.fields,
-        tokenizer=_tokenizer(reader),
+        n_rows=embedding.shape[-1] if embedding else n_vocab,
+        has_head="output.weight" in tensors if embedding else None,
+        mrope=f"{architecture}.rope.dimension_sections" in header,
+        tokenizer={key: header.raw(key) for key in header if key.startswith("tokenizer.")},
     )
 
 
@@ -86,54 +82,6 @@ def is_later_part(path: Path) -> bool:
     """Whether a file name says second or later part of a split GGUF."""
     split = SPLIT_NAME.fullmatch(path.name)
     return split is not None and int(split[2]) > 1
-
-
-class _HeaderReader(GGUFReader):  # type: ignore[misc]
-    """A GGUFReader that takes arrays as one block and looks at no weights.
-
-    The parent makes two arrays an element: seconds for a vocabulary. It also refuses tensor types
-    newer than itself, which do not matter here.
-    """
-
-    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-        if raw_type != GGUFValueType.ARRAY or self.byte_order != "I":
-            return super()._get_field_parts(orig_offs, raw_type)
-        item, count = struct.unpack_from("<IQ", self.data, orig_offs)
-        start = orig_offs + 12
-        end = self._array_end(GGUFValueType(item), count, start)
-        # As from the parent, the sizes of the blocks add up to that of the field in the file.
-        blocks = [self.data[orig_offs : start - 8], np.array([count]), self.data[start:end]]
-        return end - orig_offs, blocks, [2], [GGUFValueType.ARRAY, GGUFValueType(item)]
-
-    def _array_end(self, item: GGUFValueType, count: int, position: int) -> int:
-        scalar = self.gguf_scalar_to_np.get(item)
-        if scalar is not None:
-            position += count * np.dtype(scalar).itemsize
-        elif item == GGUFValueType.STRING:
-            for _ in range(count):
-                position += 8 + struct.unpack_from("<Q", self.data, position)[0]
-        else:
-            raise ValueError(f"arrays of {item} are not known")
-        if position > len(self.data):
-            raise ValueError("an array is longer than the file")
-        return position
-
-    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:  # noqa: ARG002
-        self.tensors = [SimpleNamespace(name=field.name, shape=field.parts[3]) for field in fields]
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"the verifier {path} does not exist; expected a GGUF file")
-    try:
-        reader = _HeaderReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error) as error:
-        raise ModelError(
-            f"{path} is damaged, truncated or no GGUF file ({error}); expected the verifier's GGUF"
-        ) from None
-    if reader.endianess != GGUFEndian.LITTLE:
-        raise ModelError(f"{path} is a big-endian GGUF; expected a little-endian one")
-    return reader
 
 
 def _parts(path: Path) -> list[Path]:
@@ -145,44 +93,25 @@ def _parts(path: Path) -> list[Path]:
     return [paths[0], *(part for part in paths[1:] if part.is_file())]
 
 
-def _check_kind(path: Path, reader: Any, architecture: str) -> None:
+def _check_kind(header: GGUFHeader, architecture: str) -> None:
     if architecture in DRAFTER_ARCHITECTURES:
-        raise ModelError(f"{path} is itself a drafter ({architecture}); expected its verifier")
-    if "tokenizer.ggml.tokens" not in reader.fields:
         raise ModelError(
-            f"{path} (architecture {architecture!r}) has no tokenizer; expected the GGUF of a "
-            "language model, of a split one its first part"
+            f"{header.path} is itself a drafter ({architecture}); expected its verifier"
+        )
+    if "tokenizer.ggml.tokens" not in header:
+        raise ModelError(
+            f"{header.path} (architecture {architecture!r}) has no tokenizer; expected the GGUF "
+            "of a language model, of a split one its first part"
         )
 
 
-def _tensor_shapes(reader: Any, files: list[Path]) -> dict[str, list[int]]:
-    readers = [reader, *(_open(file) for file in files[1:])]
-    return {
-        tensor.name: [int(n) for n in tensor.shape] for part in readers for tensor in part.tensors
-    }
+def _text(header: GGUFHeader, key: str) -> str | None:
+    value = header.get(key)
+    return value if isinstance(value, str) else None
 
 
-def _tokenizer(reader: Any) -> dict[str, bytes]:
-    values = {}
-    for name, field in reader.fields.items():
-        if name.startswith("tokenizer."):
-            sizes = [part.nbytes for part in field.parts]
-            start = field.offset + sizes[0] + sizes[1]  # behind the key
-            values[name] = reader.data[start : field.offset + sum(sizes)].tobytes()
-    return values
-
-
-def _text(reader: Any, name: str) -> str | None:
-    field = reader.fields.get(name)
-    if field is None or field.types != [GGUFValueType.STRING]:
-        return None
-    return bytes(field.parts[-1]).decode("utf-8", "replace")
-
-
-def _integer(path: Path, reader: Any, name: str, default: int | None = None) -> int:
-    field = reader.fields.get(name)
-    if field is None and default is not None:
-        return default
-    if field is None or len(field.types) != 1 or field.parts[-1].dtype.kind not in "ui":
-        raise ModelError(f"{path} has no number `{name}`; expected a complete verifier GGUF")
-    return int(field.parts[-1][0])
+def _integer(header: GGUFHeader, key: str, default: int | None = None) -> int:
+    value = header.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ModelError(f"{header.path} has no number `{key}`; expected a complete verifier GGUF")
+    return value

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from .errors import ModelError
@@ -165,8 +164,8 @@ def _tensor_problems(header: GGUFHeader) -> Iterator[str]:
         found = header.tensors.get(name)
         if found is None:
             yield f"tensor {name}: missing, expected shape {list(shape)}"
-        elif found[0] != shape:
-            yield f"tensor {name}: found shape {list(found[0])}, expected {list(shape)}"
+        elif found.shape != shape:
+            yield f"tensor {name}: found shape {list(found.shape)}, expected {list(shape)}"
     yield from _d2t_problems(header)
     if "d2t" in header.tensors and "output.weight" not in header.tensors:
         yield "tensor output.weight: missing, expected the rows of the reduced vocabulary"
@@ -203,12 +202,11 @@ def _expected_shapes(header: GGUFHeader) -> dict[str, tuple[int, ...]]:
 def _d2t_problems(header: GGUFHeader) -> Iterator[str]:
     if "d2t" not in header.tensors:
         return
-    n_vocab = len(header.get("tokenizer.ggml.tokens"))
-    if header.tensors["d2t"][1] != gguf.GGMLQuantizationType.I64:
-        yield f"tensor d2t: found type {header.tensors['d2t'][1].name}, expected I64"
-        return
-    ids = np.asarray(header.tensor_data("d2t"))
-    if ids.size == 0 or int(ids.min()) < 0 or int(ids.max()) >= n_vocab:
+    n_vocab = header.length("tokenizer.ggml.tokens")
+    ids = header.i64("d2t")
+    if ids is None:
+        yield "tensor d2t: expected token ids of type I64"
+    elif ids.size == 0 or int(ids.min()) < 0 or int(ids.max()) >= n_vocab:
         yield f"tensor d2t: expected token ids from 0 to {n_vocab - 1}"
     elif len(np.unique(ids)) != ids.size:
         yield "tensor d2t: expected every token once"
