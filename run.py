@@ -88,7 +88,7 @@ class Environment:
 
     def _install(self) -> None:
         for arguments in self.requirements:
-            if any(argument.startswith("llama-cpp-python") for argument in arguments):
+            if arguments[0].startswith("llama-cpp-python") and not self._has_llama():
                 say(
                     "llama-cpp-python comes as source: its first build takes minutes (6 on 2 cores)"
                 )
@@ -96,6 +96,10 @@ class Environment:
             names = " ".join(a for a in arguments if not a.startswith("-"))
             names = names.replace(".", "this package", 1) if names.startswith(".") else names
             step(f"installing {names}", pip)
+
+    def _has_llama(self) -> bool:
+        places = ("lib/python*/site-packages/llama_cpp", "Lib/site-packages/llama_cpp")
+        return any(True for place in places for _ in self.folder.glob(place))
 
 
 def fingerprint(root: Path, requirements: list[list[str]]) -> str:

@@ -235,9 +235,14 @@ def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:
 
 
 def test_the_second_turn_reuses_the_first_and_still_drafts() -> None:
-    drafter = str(hub.demo_drafter())
-    llm = Llama(str(hub.demo_verifier()), drafter=drafter, width=4, n_ctx=512, n_threads=1)
-    with llm:
+    with Llama(
+        hub.demo_verifier(),
+        drafter=hub.demo_drafter(),
+        width=4,
+        n_ctx=512,
+        n_threads=1,
+        n_threads_batch=1,
+    ) as llm:
         conversation = Conversation(llm, ChatOptions(max_tokens=24))
         _ask(conversation, QUESTION)
         conversation.add("Now explain it to a child.")

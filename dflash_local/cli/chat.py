@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:  # whoever read our output has left; Python must not flush it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (DFlashError, ImportError, OSError, ValueError) as error:
+    except (DFlashError, OSError, RuntimeError, ValueError) as error:
         print(f"dflash-local chat: {error}", file=sys.stderr)
         return 1
 
@@ -103,7 +103,7 @@ class ChatSession:
     def _try_turn(self, text: str) -> None:
         try:
             self.turn(text)
-        except (DFlashError, ValueError) as error:
+        except (DFlashError, RuntimeError, ValueError) as error:
             self._screen.notice(str(error))
 
     def _next_line(self) -> str | None:
