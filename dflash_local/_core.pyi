@@ -330,9 +330,12 @@ class Session:
         """The last draft."""
 
     @property
-    def last_stats(self) -> Stats: ...
+    def last_stats(self) -> Stats:
+        """Since ``start_answer``, as of the last call that ended; any thread may ask."""
+
     @property
-    def total_stats(self) -> Stats: ...
+    def total_stats(self) -> Stats:
+        """Since the session was made."""
     @property
     def width(self) -> int: ...
     @width.setter

@@ -7,6 +7,7 @@ tokens yielded before it, and an abandoned generator leaves it there.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from .errors import BackendError
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from .llama import Llama
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
+
+
+def without_proposals(tokens: TokenGenerator) -> TokenGenerator:
+    """The same tokens; what is sent is dropped.
+
+    The parent needs logits of all rows to verify what it is sent, and ends the process without.
+    """
+    with closing(tokens):
+        for token in tokens:
+            _sent = yield token
 
 
 def by_step(llm: Llama, session: Session, sampler: Any) -> TokenGenerator:
@@ -49,23 +60,22 @@ def by_row(
     """
     turn = llm._turn
     sent: Sequence[int] | None = None
+    emitted: list[int] = []
     try:
         while True:
-            block: list[int] = []
-            if session.anchored:
-                anchor = session.tokens[-1]
-                block = [anchor, *session.propose(sent).tokens]
-            emitted: list[int] = []
+            # The first token comes from the logits that the prompt left behind, without a block.
+            block = [emitted[-1], *session.propose(sent).tokens] if emitted else []
+            emitted = []
             try:
                 for row, token_in in enumerate(block or [None]):
                     if token_in is not None:
                         llm._append(token_in)
                         llm._keep_scores(row)
-                    row = row if block else -1  # the logits that the prompt left behind
-                    token = sampler.sample(llm._ctx, row)
+                    index = row if block else -1
+                    token = sampler.sample(llm._ctx, index)
                     emitted.append(token)
                     if stopping_criteria is not None and stopping_criteria(
-                        llm._input_ids, session.logits(row)
+                        llm._input_ids, session.logits(index)
                     ):
                         return
                     sent = yield token

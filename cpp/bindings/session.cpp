@@ -55,6 +55,7 @@ class Handle {
     const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
     if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
     check_open();
+    const Publisher publisher(*this);
     return work(session_);
   }
 
@@ -64,6 +65,16 @@ class Handle {
     const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
     if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
     return read_field(session_);
+  }
+
+  /// Statistics as of the last call that ended: to be had at any time, from any thread.
+  Stats last_stats() {
+    const std::lock_guard<std::mutex> alone(stats_mutex_);
+    return last_;
+  }
+  Stats total_stats() {
+    const std::lock_guard<std::mutex> alone(stats_mutex_);
+    return total_;
   }
 
   void cancel() { session_.cancel(); }
@@ -80,6 +91,16 @@ class Handle {
   LlamaDrafter* drafter() const { return drafter_; }
 
  private:
+  struct Publisher {
+    explicit Publisher(Handle& h) : handle(h) {}
+    ~Publisher() {
+      const std::lock_guard<std::mutex> alone(handle.stats_mutex_);
+      handle.last_ = handle.session_.last_stats();
+      handle.total_ = handle.session_.total_stats();
+    }
+    Handle& handle;
+  };
+
   void check_open() const {
     if (closed_) throw BackendError("the session is closed");
   }
@@ -88,6 +109,9 @@ class Handle {
   LlamaDrafter* drafter_;
   Session session_;
   std::mutex mutex_;
+  std::mutex stats_mutex_;
+  Stats last_;
+  Stats total_;
   bool closed_ = false;
 };
 
@@ -223,10 +247,8 @@ void register_fields(py::class_<Handle>& session) {
       .def_property_readonly("features_missing",
                              field([](const Session& s) { return s.features_missing(); }))
       .def_property_readonly("draft", field([](const Session& s) { return Draft(s.draft()); }))
-      .def_property_readonly("last_stats",
-                             field([](const Session& s) { return Stats(s.last_stats()); }))
-      .def_property_readonly("total_stats",
-                             field([](const Session& s) { return Stats(s.total_stats()); }))
+      .def_property_readonly("last_stats", &Handle::last_stats)
+      .def_property_readonly("total_stats", &Handle::total_stats)
       .def_property("width", field([](const Session& s) { return s.options().width; }),
                     [](Handle& handle, int32_t width) {
                       handle.run([&](Session& s) {
