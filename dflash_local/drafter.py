@@ -86,8 +86,8 @@ def _load_model(info: DrafterInfo, n_gpu_layers: int) -> Any:
 
 def _context_params(info: DrafterInfo, verifier: Any, verifier_params: Any) -> Any:
     params = llama_cpp.llama_context_default_params()
-    # Every position of the verifier, and a block that begins at the last of them.
-    params.n_ctx = llama_cpp.llama_n_ctx(verifier) + info.block_size
+    # A block ends where the verifier's context does: the room for drafts is counted there.
+    params.n_ctx = llama_cpp.llama_n_ctx(verifier)
     params.n_ubatch = max(verifier_params.n_ubatch, info.block_size + 1)
     params.n_batch = params.n_ubatch
     params.n_seq_max = 1
