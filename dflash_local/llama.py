@@ -205,7 +205,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     ) -> generation.TokenGenerator:
         session = self._session
         if session is None:
-            yield from super().generate(tokens, *args, **kwargs)
+            parents = super().generate(tokens, *args, **kwargs)
+            yield from parents if self._logits_all else generation.without_proposals(parents)
             return
         bound = _GENERATE.bind(self, tokens, *args, **kwargs)
         bound.apply_defaults()
@@ -254,6 +255,21 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 self.scores[self.n_tokens : end] = rows
             self.n_tokens = end
             self._requires_eval = False
+
+    @_as_in_parent(llama_cpp.Llama.sample)
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        session = self._session
+        if session is not None and self.n_tokens > 0:
+            self._refresh_logits(session)
+        return int(super().sample(*args, **kwargs))
+
+    def _refresh_logits(self, session: _core.Session) -> None:
+        """After a block the last logits may be a rejected draft's: reads the last token again."""
+        self._align(session)
+        if not session.logits_live:
+            tokens = self.input_ids[: self.n_tokens].tolist()
+            self.n_tokens = session.keep_prefix(tokens)
+            self.eval(tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.reset)
     def reset(self) -> None:
