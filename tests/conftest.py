@@ -16,7 +16,7 @@ from dflash_local import hub
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and two threads everywhere.
 F32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
-N_THREADS = 2
+N_THREADS = 1
 
 MakeLlama = Callable[..., Any]
 
