@@ -12,6 +12,7 @@ import llama_cpp
 from . import _core
 from .drafter_file import DrafterInfo
 from .errors import BackendError
+from .llama_log import captured_log
 
 __all__ = ["LoadedDrafter"]
 
@@ -75,11 +76,12 @@ def address(pointer: Any) -> int:
 def _load_model(info: DrafterInfo, n_gpu_layers: int) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(info.path), params)
+    with captured_log() as log:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(info.path), params)
     if model is None:
         raise BackendError(
-            f"{info.path}: libllama {llama_cpp.__version__} could not load the drafter; its log "
-            "(verbose=True) says why"
+            f"{info.path}: llama-cpp-python {llama_cpp.__version__} could not load the drafter: "
+            f"{''.join(log).strip() or 'it does not say why'}"
         )
     return model
 

