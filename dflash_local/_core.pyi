@@ -183,6 +183,15 @@ class Drafter:
     def backend_seconds(self) -> float:
         """Seconds spent inside libllama so far."""
 
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """A copy of the logits behind draft ``row`` of the last draft, [n_vocab].
+
+        There until the step is committed; DFlash2 drafters have none.
+
+        Raises:
+            ValueError: no such row.
+        """
+
 class Session:
     """One timeline over a verifier and a drafter.
 
