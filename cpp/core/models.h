@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -45,6 +47,12 @@ struct Draft {
   void clear() {
     tokens.clear();
     confidence.clear();
+  }
+
+  /// Keeps the first `n` drafts at most.
+  void cut(size_t n) {
+    tokens.resize(std::min(tokens.size(), n));
+    confidence.resize(std::min(confidence.size(), n));
   }
 };
 

@@ -212,12 +212,15 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     draft_.tokens.assign(given->begin(), given->begin() + static_cast<std::ptrdiff_t>(n));
     return;
   }
-  if (drafter_ == nullptr) return;
+  if (drafter_ == nullptr || n_room == 0) return;
+  // The caller's limit cuts the draft, not the block: with fewer masks in it the drafter would
+  // propose other tokens.
   const int32_t width =
-      choose_width({options_.width, drafter_->max_width(), n_room, !features_missing()});
+      choose_width({options_.width, drafter_->max_width(), room({}), !features_missing()});
   if (width == 0) return;
   const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
   drafter_->draft(tokens_.back(), n_past_, width, draft_);
+  draft_.cut(static_cast<size_t>(n_room));
 }
 
 void Session::decode_block() {
