@@ -8,7 +8,8 @@ connect()
 
 from ._core import Draft, Finish, Session, Stats, StepResult  # noqa: E402
 from .errors import BackendError, Cancelled, ContextError, DFlashError, ModelError  # noqa: E402
-from .llama import Llama, LlamaState  # noqa: E402
+from .llama import Llama  # noqa: E402
+from .state import LlamaState  # noqa: E402
 from .stats import SessionStats  # noqa: E402
 
 __version__ = "0.1.0"

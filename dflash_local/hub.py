@@ -64,7 +64,7 @@ def demo_verifier() -> Path:
         ModelError: the package is missing, or the file cannot be made (no room, no permission).
     """
     source = demo_source()
-    target = cache_dir() / f"{DEMO_NAME}-bf16-{_fingerprint(source)}.gguf"
+    target = cache_dir() / f"{DEMO_NAME}-bf16-{fingerprint(source)}.gguf"
     if not target.is_file():
         requantize_bf16(source, target)
     return target
@@ -109,7 +109,8 @@ def _only_match(folder: Path, pattern: str, advice: str) -> Path:
     return found[0]
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
+    """Tells a model file from its other versions, by size, head and tail."""
     # The head holds all metadata, the tail the last weights: enough to tell releases apart, and
     # unlike a time stamp equal in every environment that has the package.
     size = path.stat().st_size

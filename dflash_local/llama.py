@@ -19,7 +19,10 @@ from llama_cpp import _internals as internals
 from . import _core, generation, pairing
 from .drafter import LoadedDrafter, address
 from .drafter_file import DrafterInfo, read_drafter
+from .errors import BackendError
 from .gguf_header import GGUFHeader
+from .hub import fingerprint
+from .state import LlamaState
 from .stats import SessionStats
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
@@ -106,6 +109,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             n_gpu_layers=self.model_params.n_gpu_layers,
         )
         self._stack.callback(drafter.close)
+        self._drafter_id = fingerprint(info.path)
+        self._max_block = info.max_width + 1
         verifier = _core.Verifier(
             address(self._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
         )
@@ -224,6 +229,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._turn = object()
         self._align(session)
         session.start_answer()
+        self._catch_up(session)
         if reset:
             self.n_tokens = session.keep_prefix(tokens)
             tokens = tokens[self.n_tokens :]
@@ -231,9 +237,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if session.features_missing:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "
-                "it, or a multimodal prompt): decoding plainly until a new prompt; reset() starts "
-                "one"
+                "it, with another one, or damaged; or a multimodal prompt): decoding plainly until "
+                "a new prompt; reset() starts one"
             )
+
+    def _catch_up(self, session: _core.Session) -> None:
+        """Reads again what a state saved in the middle of a block lacks features of."""
+        if 0 < session.n_past - session.n_features <= self._max_block:
+            tokens = session.tokens[: session.n_past]
+            self.n_tokens = session.rewind(session.n_features)
+            self.eval(tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.eval)
     def eval(self, tokens: Sequence[int]) -> None:
@@ -280,7 +293,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @_as_in_parent(llama_cpp.Llama.embed)
     def embed(self, *args: Any, **kwargs: Any) -> Any:
-        if self._session is None:
+        if self._session is None or not self.context_params.embeddings:
             return super().embed(*args, **kwargs)
         try:
             return super().embed(*args, **kwargs)
@@ -294,8 +307,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         session = self._session
         if session is None:
             return super().save_state()
-        self._align(session)
-        return LlamaState(super().save_state(), session.save_drafter(), session.n_features)
+        # Nothing is brought in line here: a generator may be running, in the middle of a block.
+        return LlamaState(
+            super().save_state(),
+            drafter_id=self._drafter_id,
+            drafter_state=session.save_drafter(),
+            n_features=min(session.n_features, self._n_agreed(session)),
+        )
 
     @_as_in_parent(llama_cpp.Llama.load_state)
     def load_state(self, state: llama_cpp.LlamaState) -> None:
@@ -311,9 +329,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if session is None:
             return
         self._grow_input_ids()
+        # A state may hold rows past its tokens: the parent drops them when it decodes.
+        if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
+            self._ctx.kv_cache_clear()
+            self.n_tokens = 0
         self._align(session)
-        if isinstance(state, LlamaState):
-            session.load_drafter(state.drafter_state, state.n_features)
+        if isinstance(state, LlamaState) and state.drafter_id == self._drafter_id:
+            # Damaged, it counts as missing: that is said when an answer begins.
+            with contextlib.suppress(BackendError):
+                session.load_drafter(state.drafter_state, min(state.n_features, self.n_tokens))
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__(), drafter=self.drafter_path, width=self._width)
@@ -324,6 +348,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """Tells the session what the parent's fields say: chat handlers write them directly."""
         session.align(self.input_ids[: self.n_tokens])
         self.n_tokens = session.n_past
+
+    def _n_agreed(self, session: _core.Session) -> int:
+        """Tokens at the beginning that the parent's fields and the session both hold."""
+        held = np.asarray(session.tokens[: self.n_tokens], dtype=np.intc)
+        different = np.flatnonzero(held != self.input_ids[: len(held)])
+        return int(different[0]) if len(different) else len(held)
 
     def _settle(self) -> None:
         """After a generator: both memories end where the tokens handed out end."""
@@ -345,27 +375,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-class LlamaState(llama_cpp.LlamaState):  # type: ignore[misc]
-    """The parent's state and the drafter's memory. ``llama_cpp.Llama`` can load it too.
-
-    Attributes:
-        drafter_state: the drafter's memory.
-        n_features: positions of which it holds features.
-    """
-
-    def __init__(self, state: llama_cpp.LlamaState, drafter_state: bytes, n_features: int) -> None:
-        super().__init__(
-            input_ids=state.input_ids,
-            scores=state.scores,
-            n_tokens=state.n_tokens,
-            llama_state=state.llama_state,
-            llama_state_size=state.llama_state_size,
-            seed=state.seed,
-        )
-        self.drafter_state = drafter_state
-        self.n_features = n_features
 
 
 def _checked_width(width: int | None) -> int | None:

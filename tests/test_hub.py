@@ -71,7 +71,7 @@ def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
     for content in (b"GGUF one", b"GGUF two", b"GGUF two again"):
         file = tmp_path / "source.gguf"
         file.write_bytes(content)
-        names.add(hub._fingerprint(file))
+        names.add(hub.fingerprint(file))
     assert len(names) == 3
 
 
