@@ -241,13 +241,13 @@ def test_tokens_as_the_prompt(pair: Pair) -> None:
 
 
 def test_a_seed_gives_its_text_and_another_seed_another(pair: Pair) -> None:
-    options: dict[str, Any] = {"temperature": 1.5, "min_p": 0.0, "max_tokens": 50}
+    options: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "min_p": 0.0, "max_tokens": 50}
     texts = {seed: text_of(pair[1](PROSE, seed=seed, **options)) for seed in range(8)}
     check_drafts(pair[1])
     for seed, text in texts.items():
         assert text_of(pair[1](PROSE, seed=seed, **options)) == text
         assert text_of(pair[0](PROSE, seed=seed, **options)) == text
-    assert len(set(texts.values())) > 4
+    assert len(set(texts.values())) > 3
 
 
 def test_a_prompt_that_does_not_fit_is_the_parents_error(pair: Pair) -> None:

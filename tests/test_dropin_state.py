@@ -1,0 +1,444 @@
+"""States, caches, pickling, embeddings, adapters: what a ``Llama`` carries from here to there."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import numpy as np
+import pytest
+from conftest import MakeLlama, check_drafts
+
+from dflash_local import DFlashError, Llama
+
+PROSE = "the brown"
+TURN_1 = "<|im_start|>user\nWho is anna?<|im_end|>\n<|im_start|>assistant\n"
+TURN_2 = (
+    "<|im_end|>\n<|im_start|>user\nStart at 12 and add 7, 4 times.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+@pytest.fixture(params=["plain", "dflash-b8", "dflash2-b8", "dspark-b8"])
+def drafter(request: pytest.FixtureRequest, tiny_drafters: dict[str, Path]) -> Path | None:
+    return tiny_drafters.get(request.param)
+
+
+@pytest.fixture
+def b8(tiny_drafters: dict[str, Path]) -> Path:
+    return tiny_drafters["dflash-b8"]
+
+
+def answer(llm: llama_cpp.Llama, prompt: str, n: int = 60) -> str:
+    return str(llm(prompt, max_tokens=n, temperature=0)["choices"][0]["text"])
+
+
+def counts(llm: Llama) -> tuple[int, int, int]:
+    stats = llm.stats.last
+    return stats.n_steps, stats.n_drafted, stats.n_accepted
+
+
+# ---- save_state and load_state ------------------------------------------------------------
+
+
+def test_a_restored_chat_keeps_drafting_as_if_never_saved(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+    first = answer(llm, TURN_1)
+    state = llm.save_state()
+    second = answer(llm, TURN_1 + first + TURN_2)
+    assert "40" in second
+    check_drafts(llm)
+    for restored in (make_llama(Llama, tiny_verifier, drafter=drafter), llm):
+        restored.load_state(pickle.loads(pickle.dumps(state)))
+        assert restored.n_tokens == state.n_tokens
+        assert answer(restored, TURN_1 + first + TURN_2) == second
+        assert counts(restored) == counts(llm)
+        # Nothing of the first turn was read again.
+        if drafter is not None:
+            assert (
+                restored.stats.last.n_prompt < len(llm.tokenize(TURN_2.encode(), special=True)) + 3
+            )
+
+
+def test_going_on_in_the_middle_of_an_answer(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+    tokens = llm.tokenize(PROSE.encode())
+    whole = list(itertools.islice(llm.generate(tokens, temp=0), 50))
+    check_drafts(llm)
+    for n in (1, 4, 9, 20):
+        llm.reset()
+        begun = list(itertools.islice(llm.generate(tokens, temp=0), n))
+        state = llm.save_state()
+        llm.reset()
+        answer(llm, TURN_1)
+        llm.load_state(state)
+        rest = list(itertools.islice(llm.generate([*tokens, *begun], temp=0), 50 - n))
+        assert begun + rest == whole
+        check_drafts(llm)
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_saving_does_not_disturb_a_running_generator(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, by_row: bool
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, logits_all=by_row)
+    tokens = llm.tokenize(PROSE.encode())
+    expected = list(itertools.islice(llm.generate(tokens, temp=0), 40))
+    llm.reset()
+    states = []
+    found = []
+    for token in itertools.islice(llm.generate(tokens, temp=0), 40):
+        found.append(token)
+        if len(found) % 3 == 0:
+            states.append(llm.save_state())
+            assert states[-1].n_tokens == len(tokens) + len(found) - 1
+    assert found == expected
+    check_drafts(llm)
+    for i, state in enumerate(states):
+        llm.load_state(state)
+        n = 3 * (i + 1)
+        rest = itertools.islice(llm.generate([*tokens, *expected[:n]], temp=0), 40 - n)
+        assert list(rest) == expected[n:]
+
+
+def test_a_parents_state_decodes_plainly_warns_once_and_drafts_after_reset(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    answer(llm, "12 + 3 =")
+    first = answer(parent, TURN_1)
+    state = parent.save_state()
+    expected = answer(parent, TURN_1 + first + TURN_2)
+    llm.load_state(state)
+    with pytest.warns(RuntimeWarning, match="evaluated without the drafter"):
+        assert answer(llm, TURN_1 + first + TURN_2) == expected
+    llm.load_state(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert answer(llm, TURN_1 + first + TURN_2) == expected
+    assert counts(llm)[1:] == (0, 0)
+    llm.reset()
+    assert answer(llm, TURN_1 + first + TURN_2) == expected
+    check_drafts(llm)
+
+
+def test_a_parents_state_of_a_known_prompt_drafts_on(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    tokens = llm.tokenize(PROSE.encode())
+    for model in (parent, llm):
+        model.eval(tokens)
+    llm.load_state(parent.save_state())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert answer(llm, PROSE) == answer(parent, PROSE)
+    check_drafts(llm)
+
+
+def test_the_parent_loads_our_state(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    first = answer(llm, TURN_1)
+    check_drafts(llm, rejected=False)
+    parent.load_state(llm.save_state())
+    assert parent.n_tokens == llm.n_tokens
+    second = answer(parent, TURN_1 + first + TURN_2)
+    assert second == answer(llm, TURN_1 + first + TURN_2)
+    check_drafts(llm)
+
+
+def test_a_state_saved_after_reset_loads(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    """The parent's holds the old tokens in its memory, and says that there are none."""
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    expected = answer(parent, PROSE)
+    parent.reset()
+    state = parent.save_state()
+    for used in (False, True):
+        llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+        if used:
+            answer(llm, TURN_1)
+        llm.load_state(state)
+        assert llm.n_tokens == 0
+        assert answer(llm, PROSE) == expected
+        check_drafts(llm)
+
+
+def test_a_state_cut_short_by_its_owner_loads(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    """The few tokens that are left are read again, so that it drafts."""
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    expected = answer(parent, PROSE)
+    parent.n_tokens = 2
+    llm.load_state(parent.save_state())
+    assert answer(llm, PROSE) == expected
+    check_drafts(llm)
+
+
+def test_the_state_of_another_drafter_never_drafts_wrongly(
+    make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    source = make_llama(Llama, tiny_verifier, drafter=tiny_drafters["dflash-b8"])
+    first = answer(source, TURN_1)
+    state = source.save_state()
+    expected = answer(source, TURN_1 + first + TURN_2)
+    for name in ("dflash-b4", "dflash2-b8", "dspark-b8"):
+        llm = make_llama(Llama, tiny_verifier, drafter=tiny_drafters[name])
+        llm.load_state(state)
+        with pytest.warns(RuntimeWarning, match="with another one"):
+            assert answer(llm, TURN_1 + first + TURN_2) == expected
+        assert counts(llm)[1:] == (0, 0)
+        llm.reset()
+        assert answer(llm, TURN_1 + first + TURN_2) == expected
+        check_drafts(llm)
+
+
+def test_a_state_of_a_larger_context_is_refused_and_the_model_usable(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    large = make_llama(Llama, tiny_verifier, drafter=drafter)
+    answer(large, PROSE, 400)
+    small = make_llama(Llama, tiny_verifier, drafter=drafter, n_ctx=256)
+    expected = answer(small, PROSE)
+    with pytest.raises((ValueError, RuntimeError, DFlashError)):
+        small.load_state(large.save_state())
+    small.reset()
+    assert answer(small, PROSE) == expected
+    check_drafts(small)
+
+
+@pytest.mark.parametrize("damage", ["empty", "zeros", "half"])
+def test_a_damaged_drafter_state_is_said_and_decodes_plainly(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path, damage: str
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    begun = answer(llm, PROSE, 40)
+    state = llm.save_state()
+    rest = answer(llm, PROSE + begun)
+    check_drafts(llm)
+    whole = state.drafter_state
+    damaged = {"empty": b"", "zeros": b"\0" * len(whole), "half": whole[: len(whole) // 2]}
+    state.drafter_state = damaged[damage]
+    llm.reset()
+    llm.load_state(state)
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert answer(llm, PROSE + begun) == rest
+    assert counts(llm)[1:] == (0, 0)
+    llm.reset()
+    assert answer(llm, PROSE + begun) == rest
+    check_drafts(llm)
+
+
+# ---- caches and pickling -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_caches_serve_another_model(
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    drafter: Path | None,
+    tmp_path: Path,
+    kind: str,
+    stream: bool,
+) -> None:
+    def make() -> Any:
+        llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+        llm.set_cache(cache)
+        return llm
+
+    def text(llm: Any, prompt: str) -> str:
+        got = llm(prompt, max_tokens=60, temperature=0, stream=stream)
+        return (
+            "".join(c["choices"][0]["text"] for c in got) if stream else got["choices"][0]["text"]
+        )
+
+    cache: Any = None
+    expected = text(make(), TURN_1)
+    follow_up = TURN_1 + expected + TURN_2
+    plain = text(make(), follow_up)
+    cache = (
+        llama_cpp.LlamaRAMCache()
+        if kind == "ram"
+        else llama_cpp.LlamaDiskCache(str(tmp_path / "c"))
+    )
+    assert text(make(), TURN_1) == expected
+    reader = make()
+    loaded = []
+    load_state = reader.load_state
+    reader.load_state = lambda state: (loaded.append(state.n_tokens), load_state(state))
+    assert text(reader, follow_up) == plain
+    assert loaded == [len(reader.tokenize((TURN_1 + expected).encode(), special=True))]
+    check_drafts(reader)
+    if drafter is not None:
+        assert reader.stats.last.n_prompt < 40
+
+
+def test_pickling_keeps_the_drafter(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, width=3, n_batch=64)
+    expected = answer(llm, PROSE)
+    with pickle.loads(pickle.dumps(llm)) as twin:
+        assert isinstance(twin, Llama)
+        assert (twin.drafter_path, twin.width, twin.n_batch) == (drafter, 3, 64)
+        assert twin.context_params.type_k == llm.context_params.type_k
+        assert answer(twin, PROSE) == expected
+        check_drafts(twin)
+        assert counts(twin) == counts(llm)
+
+
+# ---- embeddings ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pooling", [llama_cpp.LLAMA_POOLING_TYPE_MEAN, llama_cpp.LLAMA_POOLING_TYPE_NONE]
+)
+def test_embeddings_equal_the_parents_and_answers_follow(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, pooling: int
+) -> None:
+    options: dict[str, Any] = {"embedding": True, "pooling_type": pooling}
+    parent = make_llama(llama_cpp.Llama, tiny_verifier, **options)
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, **options)
+    texts = ["anna is", "the brown owl", "12 + 7 ="]
+    for _ in range(2):
+        for text in texts:
+            expected, found = (model.embed(text, normalize=True) for model in (parent, llm))
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        a, b = (model.create_embedding(texts) for model in (parent, llm))
+        assert a["usage"] == b["usage"]
+        for x, y in zip(a["data"], b["data"], strict=True):
+            np.testing.assert_allclose(y["embedding"], x["embedding"], atol=1e-5)
+        assert llm.n_tokens == 0
+        if pooling == llama_cpp.LLAMA_POOLING_TYPE_NONE:  # else libllama computes no logits
+            assert answer(llm, PROSE) == answer(parent, PROSE)
+            check_drafts(llm)
+
+
+def test_embed_without_embedding_is_the_parents_error_and_forgets_nothing(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter)
+    answer(llm, PROSE)
+    n_tokens = llm.n_tokens
+    with pytest.raises(RuntimeError, match="embedding=True"):
+        llm.embed("anna")
+    assert llm.n_tokens == n_tokens
+
+
+def test_a_failing_embed_leaves_the_model_usable(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    llm = make_llama(
+        Llama,
+        tiny_verifier,
+        drafter=drafter,
+        embedding=True,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
+        n_batch=32,
+    )
+    expected = answer(llm, PROSE)
+    with pytest.raises(ValueError, match="exceed batch size"):
+        llm.embed(["anna", "anna " * 40], truncate=False)
+    assert answer(llm, PROSE) == expected
+    check_drafts(llm)
+
+
+# ---- LoRA ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random adapter of rank 4 for the queries of the tiny verifier's four layers."""
+    path = tmp_path_factory.mktemp("lora") / "adapter.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string(gguf.Keys.General.TYPE, gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 4.0)
+    rng = np.random.default_rng(1)
+    for layer in range(4):
+        for end in ("a", "b"):
+            shape = (4, 64) if end == "a" else (64, 4)
+            data = (0.25 * rng.standard_normal(shape)).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_{end}", data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_lora_adapter_changes_the_answer_as_in_the_parent(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, lora: Path
+) -> None:
+    options = {"lora_path": str(lora), "lora_scale": 1.0}
+    base = make_llama(llama_cpp.Llama, tiny_verifier)
+    parent = make_llama(llama_cpp.Llama, tiny_verifier, **options)
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, **options)
+    different = 0
+    for prompt in (PROSE, TURN_1, "anna is"):
+        expected = answer(parent, prompt)
+        assert answer(llm, prompt) == expected
+        different += expected != answer(base, prompt)
+    assert different > 0
+    if drafter is not None:
+        total = llm.stats.total
+        assert 0 < total.n_accepted < total.n_drafted
+
+
+# ---- from_pretrained -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, tiny_verifier: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local cache as huggingface_hub lays it out, holding the tiny verifier; no network."""
+    hub = pytest.importorskip("huggingface_hub")
+    commit = "0" * 40
+    repo = tmp_path / "models--tiny--verifier"
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_verifier, snapshot / "verifier-f32.gguf")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    files = [f"tiny/verifier/{name}" for name in ("README.md", "verifier-f32.gguf")]
+    monkeypatch.setattr(hub.HfFileSystem, "ls", lambda *_, **__: files)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def test_from_pretrained_takes_a_drafter(
+    hub_cache: Path, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    with (
+        Llama.from_pretrained(
+            "tiny/verifier", "*f32.gguf", cache_dir=hub_cache, drafter=drafter, n_threads=1
+        ) as llm,
+        Llama(tiny_verifier, n_threads=1) as plain,
+    ):
+        assert isinstance(llm, Llama)
+        assert answer(llm, PROSE) == answer(plain, PROSE)
+        check_drafts(llm)
+
+
+def test_from_pretrained_reports_a_missing_file_as_the_parent(hub_cache: Path) -> None:
+    for cls in (llama_cpp.Llama, Llama):
+        with pytest.raises(ValueError, match="No file found in tiny/verifier"):
+            cls.from_pretrained("tiny/verifier", "*q4.gguf", cache_dir=hub_cache)
