@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .llama import Llama
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
+StoppingCriteria = Callable[..., bool]
 
 
 def without_proposals(tokens: TokenGenerator) -> TokenGenerator:
@@ -29,16 +30,27 @@ def without_proposals(tokens: TokenGenerator) -> TokenGenerator:
             _sent = yield token
 
 
-def by_step(llm: Llama, session: Session, sampler: Any) -> TokenGenerator:
-    """Whole steps in C++; the tokens of a step are handed out afterwards."""
+def by_step(
+    llm: Llama, session: Session, sampler: Any, stopping_criteria: StoppingCriteria | None
+) -> TokenGenerator:
+    """Whole steps in C++; the tokens of a step are handed out afterwards.
+
+    Stopping criteria do not need the row form: they have no say in what is sampled, and the rows
+    of a step stay at hand until the next one.
+    """
     turn = llm._turn
     sent: Sequence[int] | None = None
     try:
         before: int | None = None
         while True:
-            for token in session.step(sampler, draft=sent).tokens:
+            for row, token in enumerate(session.step(sampler, draft=sent).tokens):
                 if before is not None:
                     llm._append(before)
+                index = row if before is not None else -1
+                if stopping_criteria is not None and stopping_criteria(
+                    llm._input_ids, session.logits(index)
+                ):
+                    return
                 sent = yield token
                 _check_turn(llm, turn)
                 before = token
@@ -51,12 +63,12 @@ def by_row(
     llm: Llama,
     session: Session,
     sampler: Any,
-    stopping_criteria: Callable[..., bool] | None,
+    stopping_criteria: StoppingCriteria | None,
 ) -> TokenGenerator:
     """The same steps row by row, for callers with a say in each token.
 
-    Logits processors read ``input_ids`` while a row is sampled, stopping criteria and ``logprobs``
-    read ``scores`` and ``n_tokens``: each row finds them as in the parent.
+    Logits processors read ``input_ids`` while a row is sampled, ``logprobs`` read ``scores``: each
+    row finds them as in the parent.
     """
     turn = llm._turn
     sent: Sequence[int] | None = None

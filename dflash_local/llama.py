@@ -220,10 +220,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._sampler = sampler
         self._begin(session, list(tokens), reset=options["reset"])
         stopping = options["stopping_criteria"]
-        if self._logits_all or stopping is not None or options["logits_processor"] is not None:
+        if self._logits_all or options["logits_processor"] is not None:
             yield from generation.by_row(self, session, sampler, stopping)
         else:
-            yield from generation.by_step(self, session, sampler)
+            yield from generation.by_step(self, session, sampler, stopping)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._turn = object()
