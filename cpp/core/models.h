@@ -61,6 +61,8 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
+  /// Floats in a row of features that it takes in.
+  virtual int32_t n_features() const = 0;
   /// Drafts one block gives at most.
   virtual int32_t max_width() const = 0;
   /// Rows of features one injection takes at most.

@@ -20,12 +20,19 @@ int32_t common_prefix(const std::vector<Token>& a, const std::vector<Token>& b) 
   return static_cast<int32_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
 }
 
+void check_limit(std::optional<int32_t> max_tokens) {
+  if (max_tokens && *max_tokens < 1) throw std::invalid_argument("max_tokens must be at least 1");
+}
+
 }  // namespace
 
 Session::Session(Verifier& verifier, Drafter* drafter, SessionOptions options)
     : verifier_(verifier), drafter_(drafter), options_(options) {
-  if (drafter_ != nullptr && verifier_.n_features() <= 0) {
-    throw std::invalid_argument("a session with a drafter needs a verifier with features");
+  if (drafter_ != nullptr && drafter_->n_features() != verifier_.n_features()) {
+    throw std::invalid_argument(
+        "the drafter takes rows of " + std::to_string(drafter_->n_features()) +
+        " features, the verifier gives " + std::to_string(verifier_.n_features()) +
+        ": its feature_layers are not the drafter's target layers");
   }
 }
 
@@ -47,7 +54,12 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
 void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& progress) {
   cancelled_ = false;
   if (n == 0) return;
-  rewind(n_past_);
+  const int32_t after = n_past_;
+  if (rewind(after) < after) {
+    throw BackendError(
+        "the step that was discarded took the timeline with it, the verifier's memory cannot drop "
+        "a part: sync() the whole prompt");
+  }
   if (n > verifier_.n_ctx() - n_past_) {
     throw ContextError("no room for " + std::to_string(n) + " tokens after " +
                        std::to_string(n_past_) + " in a context of " +
@@ -56,8 +68,8 @@ void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& 
   const int32_t chunk =
       rows == Rows::all ? std::min(verifier_.n_batch(), verifier_.max_rows()) : verifier_.n_batch();
   for (int32_t done = 0; done < n;) {
-    if (cancelled_.exchange(false)) throw Cancelled("cancelled while reading the prompt");
     if (progress && done > 0) progress();
+    if (cancelled_.exchange(false)) throw Cancelled("cancelled while reading the prompt");
     const int32_t n_now = std::min(chunk, n - done);
     guarded([&] { read_chunk(tokens + done, n_now, rows); });
     done += n_now;
@@ -100,15 +112,11 @@ int32_t Session::rewind(int32_t n_tokens) {
   }
   discard();
   tokens_.resize(static_cast<size_t>(n_past_));  // a pending anchor goes
-  if (n_tokens == n_past_) return n_past_;
+  if (n_tokens >= n_past_) return n_past_;
   tokens_.resize(static_cast<size_t>(n_tokens));
   n_past_ = n_tokens;
   logits_live_ = false;
-  if (n_features_ > n_past_) {
-    n_features_ = n_past_;
-    drafter_->trim(n_features_);
-  }
-  if (!trim_verifier()) forget_all();
+  trim_memories();
   return n_past_;
 }
 
@@ -126,23 +134,22 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
-  proposed_ = false;
-  draft_.clear();
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
+  n_features_ = std::min(n_features_, n_agreed);
   logits_live_ = false;
-  if (n_features_ > n_agreed) {
-    n_features_ = n_agreed;
-    drafter_->trim(n_features_);
-  }
+  proposed_ = false;
+  draft_.clear();
+  trim_memories();
 }
 
 // ---- stepping ------------------------------------------------------------------------------
 
 StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens,
                          const std::optional<std::vector<Token>>& draft) {
+  check_limit(max_tokens);
   discard();
-  if (!anchored()) return first_step(sampler);
+  if (!anchored() && logits_live_) return first_step(sampler);
   propose(draft, max_tokens);
   std::vector<Token> emitted;
   guarded([&] {
@@ -156,12 +163,6 @@ StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens,
 
 // The first token of an answer comes from the logits the prompt left behind: no decode, no draft.
 StepResult Session::first_step(Sampler& sampler) {
-  if (tokens_.empty()) throw std::invalid_argument("nothing to go on from: sync() a prompt first");
-  if (!logits_live_) {
-    const Token last = tokens_.back();
-    rewind(n_past_ - 1);
-    extend(&last, 1);
-  }
   Token token = 0;
   {
     const Stopwatch watch(last_.seconds_sample, total_.seconds_sample);
@@ -183,19 +184,33 @@ void Session::anchor(Token token) {
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens) {
   discard();
-  if (!anchored()) throw std::logic_error("propose() needs an anchor: step() or anchor() first");
+  if (!anchored()) anchor_last();
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room);
     decode_block();
   });
   proposed_ = true;
+  ahead_ = true;
   return draft_;
+}
+
+// After a read whose logits are gone the last token is the anchor: a step decodes it again.
+void Session::anchor_last() {
+  if (tokens_.empty()) throw std::invalid_argument("nothing to go on from: sync() a prompt first");
+  if (logits_live_) throw std::logic_error("propose() needs an anchor: step() or anchor() first");
+  n_past_ -= 1;
+  trim_memories();
+  if (!anchored()) {
+    throw BackendError(
+        "the verifier's memory cannot drop the last token to give its logits again: sync() the "
+        "whole prompt");
+  }
 }
 
 // Drafts that fit beside the anchor.
 int32_t Session::room(std::optional<int32_t> max_tokens) const {
-  if (max_tokens && *max_tokens < 1) throw std::invalid_argument("max_tokens must be at least 1");
+  check_limit(max_tokens);
   const int32_t rows =
       std::min({verifier_.n_ctx() - n_past_, verifier_.n_batch(), verifier_.max_rows()});
   if (rows < 1) {
@@ -233,26 +248,31 @@ void Session::decode_block() {
 
 StepResult Session::commit(const std::vector<Token>& emitted) {
   check_emitted(emitted);
-  // The last token emitted stays out of the memories: it is the next anchor.
-  const int32_t n_kept = size_of(emitted);
-  guarded([&] { inject_rows(n_kept); });
   StepResult result;
+  result.tokens = emitted;
   result.n_drafted = size_of(draft_.tokens);
   result.n_accepted = count_accepted(draft_.tokens, emitted);
-  tokens_.insert(tokens_.end(), emitted.begin(), emitted.end());
+  // The last token emitted stays out of the memories: it is the next anchor.
+  const int32_t n_kept = size_of(emitted);
+  guarded([&] {
+    inject_rows(n_kept);
+    drop_rejected(n_kept);
+    tokens_.insert(tokens_.end(), emitted.begin(), emitted.end());
+  });
   n_past_ += n_kept;
   proposed_ = false;
-  if (n_kept < size_of(block_) && !trim_verifier()) {
-    forget_all();
-    throw BackendError(
-        "the verifier's memory cannot drop rejected drafts: its context needs n_rs_seq of at "
-        "least the width");
-  }
+  ahead_ = false;
   last_.count_step(result.n_drafted, result.n_accepted, n_kept);
   total_.count_step(result.n_drafted, result.n_accepted, n_kept);
-  result.finish = finish_after(emitted.back());
-  result.tokens = emitted;
+  result.finish = finish_after(result.tokens.back());
   return result;
+}
+
+void Session::drop_rejected(int32_t n_kept) {
+  if (n_kept == size_of(block_) || verifier_.trim(n_past_ + n_kept)) return;
+  throw BackendError(
+      "the verifier's memory cannot drop rejected drafts: its context needs n_rs_seq of at least "
+      "the width");
 }
 
 void Session::check_emitted(const std::vector<Token>& emitted) const {
@@ -265,10 +285,10 @@ void Session::check_emitted(const std::vector<Token>& emitted) const {
 }
 
 void Session::discard() {
-  if (!proposed_) return;
+  if (!ahead_) return;
   proposed_ = false;
   draft_.clear();
-  if (!trim_verifier()) forget_all();
+  trim_memories();
 }
 
 Finish Session::finish_after(Token token) const {
@@ -278,18 +298,19 @@ Finish Session::finish_after(Token token) const {
 
 // ---- keeping the memories in agreement -----------------------------------------------------
 
-bool Session::trim_verifier() {
-  return verifier_.trim(n_past_);
-}
-
-// For memories that drop all or nothing: the next request reads its prompt from the start.
-void Session::forget_all() {
-  tokens_.clear();
-  n_past_ = 0;
-  n_features_ = 0;
-  logits_live_ = false;
-  verifier_.trim(0);
-  if (drafter_ != nullptr) drafter_->trim(0);
+// Both memories end where the timeline ends. One that drops all or nothing is emptied, and the
+// timeline with it: the next request reads its prompt from the start.
+void Session::trim_memories() {
+  ahead_ = true;  // until all went well: else the next call tries again
+  if (!verifier_.trim(n_past_)) {
+    tokens_.clear();
+    n_past_ = 0;
+    logits_live_ = false;
+    if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
+  }
+  n_features_ = std::min(n_features_, n_past_);
+  if (drafter_ != nullptr) drafter_->trim(n_features_);
+  ahead_ = false;
 }
 
 // What a failed call may have left in the memories past the timeline goes.
@@ -298,30 +319,32 @@ void Session::guarded(Work work) {
   try {
     work();
   } catch (...) {
-    proposed_ = false;
-    draft_.clear();
-    n_features_ = std::min(n_features_, n_past_);
-    if (drafter_ != nullptr) drafter_->trim(n_features_);
-    if (!trim_verifier()) forget_all();
+    ahead_ = true;
+    try {
+      discard();
+    } catch (...) {  // the first failure is the one to tell
+    }
     throw;
   }
 }
 
 std::string Session::save_drafter() {
-  discard();
   return drafter_ == nullptr ? std::string() : drafter_->save();
 }
 
 void Session::load_drafter(const std::string& state, int32_t n_features) {
+  discard();
   if (drafter_ == nullptr) return;
   if (n_features < 0 || n_features > n_past_) {
     throw std::invalid_argument("a drafter state of " + std::to_string(n_features) +
                                 " positions does not fit a timeline of " + std::to_string(n_past_));
   }
   n_features_ = 0;
-  guarded([&] { drafter_->load(state); });
+  guarded([&] {
+    drafter_->load(state);
+    drafter_->trim(n_features);
+  });
   n_features_ = n_features;
-  drafter_->trim(n_features_);
 }
 
 }  // namespace dflash

@@ -32,13 +32,16 @@ struct StepResult {
 /// drafter's the features of the first `n_features()`. Between two calls one of these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
-///             hand and the next step samples from them; else the last token is read again.
+///             hand and the next step samples from them; else it takes the last token as anchor.
 ///   anchored  n_past == tokens.size() - 1. The last token was emitted and is the anchor: the next
 ///             step drafts after it and decodes it together with the draft.
 ///   proposed  anchored, and anchor and draft are decoded: rows wait for commit() or discard().
 ///
 /// Strong guarantee: when a call throws, the session is back in its last read or anchored state
-/// (a long read keeps the chunks that were done), and both memories agree with it.
+/// (a long read keeps the chunks that were done, a rewind stays done), and both memories agree with
+/// it; where trimming a memory failed too, the next call does that first. A verifier whose memory
+/// cannot drop a part of a sequence may lose the whole timeline instead: n_past() is 0 then, and
+/// the next prompt is read from the start.
 class Session {
  public:
   /// Called between two chunks of a long read; what it throws ends the read.
@@ -74,7 +77,7 @@ class Session {
                        std::optional<int32_t> max_tokens = {});
   /// Ends the step with the tokens that were emitted: a prefix of the draft, then one more.
   StepResult commit(const std::vector<Token>& emitted);
-  /// Ends the step as if it had not begun.
+  /// Ends the step as if it had not begun (see the guarantee above).
   void discard();
   /// Makes `token`, sampled by the caller from the live logits, the anchor.
   void anchor(Token token);
@@ -103,6 +106,7 @@ class Session {
 
  private:
   StepResult first_step(Sampler& sampler);
+  void anchor_last();
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
   void inject_rows(int32_t n);
@@ -110,8 +114,8 @@ class Session {
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
-  bool trim_verifier();
-  void forget_all();
+  void drop_rejected(int32_t n_kept);
+  void trim_memories();
   template <class Work>
   void guarded(Work work);
   Finish finish_after(Token token) const;
@@ -124,6 +128,7 @@ class Session {
   int32_t n_features_ = 0;
   bool logits_live_ = false;
   bool proposed_ = false;
+  bool ahead_ = false;  // the memories hold, or may hold, more than the timeline
   Draft draft_;
   std::vector<Token> block_;     // anchor and draft, as they are decoded
   std::vector<float> features_;  // rows on their way from verifier to drafter

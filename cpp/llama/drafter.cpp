@@ -32,6 +32,7 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   const llama_model* model = api().llama_get_model(context);
   memory_ = api().llama_get_memory(context);
   n_embd_ = api().llama_model_n_embd(model);
+  n_features_ = static_cast<int32_t>(api().llama_model_target_layer_ids_n(model)) * n_embd_;
   n_vocab_ = api().llama_vocab_n_tokens(api().llama_model_get_vocab(model));
   n_inject_ =
       static_cast<int32_t>(std::min(api().llama_n_ubatch(context), api().llama_n_batch(context)));

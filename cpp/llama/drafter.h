@@ -27,6 +27,8 @@ class LlamaDrafter : public Drafter {
   /// `context` must outlive the drafter, hold max_width() + 1 outputs and that many in one ubatch.
   LlamaDrafter(llama_context* context, DrafterOptions options);
 
+  /// The hidden states of the target layers, side by side.
+  int32_t n_features() const override { return n_features_; }
   /// block_size - 1, or block_size where the anchor's row predicts too.
   int32_t max_width() const override;
   int32_t max_inject() const override { return n_inject_; }
@@ -59,6 +61,7 @@ class LlamaDrafter : public Drafter {
   DrafterOptions options_;
   Batch batch_;
   int32_t n_embd_;
+  int32_t n_features_;
   int32_t n_vocab_;
   int32_t n_inject_;
   int32_t selector_top_k_;
