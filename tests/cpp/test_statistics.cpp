@@ -1,0 +1,188 @@
+// Statistics, and the drafter's memory saved and restored.
+
+#include "rig.h"
+
+using namespace dflash;
+using namespace dflash::fakes;
+
+namespace {
+
+template <class Count>
+int64_t sum(const std::vector<Count>& counts) {
+  int64_t total = 0;
+  for (const Count count : counts) total += count;
+  return total;
+}
+
+}  // namespace
+
+TEST(statistics_add_up) {
+  Rig rig;
+  rig.session.start_answer();
+  rig.session.sync(prompt(30));
+  Stats expected;
+  Tokens text;
+  for (int32_t i = 0; i < 80; ++i) {
+    if (i % 9 == 8) rig.session.set_options({i % 4});
+    const StepResult result = rig.session.step(rig.sampler);
+    text = joined(text, result.tokens);
+    if (i == 0) continue;
+    expected.n_steps += 1;
+    expected.n_step_tokens += static_cast<int64_t>(result.tokens.size());
+    expected.n_blocks += result.n_drafted > 0 ? 1 : 0;
+    expected.n_drafted += result.n_drafted;
+    expected.n_accepted += result.n_accepted;
+  }
+  const Stats& stats = rig.session.last_stats();
+  CHECK_EQUAL(stats.n_prompt, 30);
+  CHECK_EQUAL(stats.n_tokens, static_cast<int64_t>(text.size()));
+  CHECK_EQUAL(stats.n_steps, expected.n_steps);
+  CHECK_EQUAL(stats.n_step_tokens, expected.n_step_tokens);
+  CHECK_EQUAL(stats.n_blocks, expected.n_blocks);
+  CHECK_EQUAL(stats.n_drafted, expected.n_drafted);
+  CHECK_EQUAL(stats.n_accepted, expected.n_accepted);
+  CHECK(stats.n_accepted > 0 && stats.n_accepted < stats.n_drafted);
+  // A step emits its accepted drafts and one token more (no answer ended here).
+  CHECK_EQUAL(stats.n_step_tokens, stats.n_accepted + stats.n_steps);
+  CHECK_EQUAL(sum(stats.accepted_at), stats.n_accepted);
+  CHECK(std::is_sorted(stats.accepted_at.rbegin(), stats.accepted_at.rend()));
+  CHECK(stats.accepted_at.size() == 5 && stats.accepted_at[0] <= stats.n_blocks);
+  CHECK(stats.acceptance_length() == double(stats.n_step_tokens) / double(stats.n_steps));
+  CHECK(stats.acceptance_rate() == double(stats.n_accepted) / double(stats.n_drafted));
+  CHECK(stats.seconds_prefill > 0 && stats.seconds_inject > 0 && stats.seconds_draft > 0);
+  CHECK(stats.seconds_verify > 0 && stats.seconds_sample > 0);
+}
+
+TEST(statistics_of_an_answer_begin_anew_and_those_of_the_session_go_on) {
+  Rig rig;
+  int64_t n_tokens = 0;
+  int64_t n_drafted = 0;
+  for (uint32_t turn = 0; turn < 4; ++turn) {
+    rig.session.start_answer();
+    CHECK_EQUAL(rig.session.last_stats().n_tokens, 0);
+    CHECK(rig.session.last_stats().accepted_at.empty());
+    rig.session.sync(joined(rig.session.tokens(), prompt(6, turn)));
+    const auto n = static_cast<int64_t>(rig.answer(20).size());
+    CHECK_EQUAL(rig.session.last_stats().n_tokens, n);
+    CHECK_EQUAL(rig.session.last_stats().n_prompt, turn == 0 ? 6 : 7);  // the last anchor too
+    n_tokens += n;
+    n_drafted += rig.session.last_stats().n_drafted;
+    CHECK_EQUAL(rig.session.total_stats().n_tokens, n_tokens);
+    CHECK_EQUAL(rig.session.total_stats().n_drafted, n_drafted);
+  }
+}
+
+TEST(a_step_that_failed_or_was_discarded_is_not_counted) {
+  Rig rig;
+  rig.session.sync(prompt(9));
+  rig.session.step(rig.sampler);
+  rig.session.propose();
+  rig.session.discard();
+  for (int32_t k = 1; k <= 3; ++k) {
+    rig.calls.fail(k, Calls::How::before);
+    CHECK_THROWS(Failure, rig.session.step(rig.sampler));
+  }
+  rig.calls.heal();
+  CHECK_EQUAL(rig.session.total_stats().n_steps, 0);
+  CHECK_EQUAL(rig.session.total_stats().n_drafted, 0);
+  CHECK_EQUAL(rig.session.total_stats().n_tokens, 1);
+}
+
+TEST(before_any_step_all_ratios_are_zero) {
+  const Stats stats;
+  CHECK(stats.acceptance_length() == 0 && stats.acceptance_rate() == 0);
+}
+
+TEST(plain_steps_count_no_block) {
+  Stats stats;
+  stats.count_step(0, 0, 1);
+  stats.count_step(3, 2, 3);
+  stats.count_step(5, 5, 6);
+  CHECK_EQUAL(stats.n_blocks, 2);
+  CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 1, 1, 1}));
+  CHECK_EQUAL(stats.n_tokens, 10);
+}
+
+// ---- saved and restored --------------------------------------------------------------------
+
+TEST(a_restored_chat_keeps_drafting) {
+  Rig first;
+  first.session.sync(prompt(20));
+  first.answer(15);
+  const Tokens held = head(first.session.tokens(), static_cast<size_t>(first.session.n_past()));
+  const std::string state = first.session.save_drafter();
+
+  Rig second;
+  second.session.sync(prompt(6, 5));
+  second.verifier.write(held);
+  second.session.align(held);
+  CHECK(second.session.features_missing());
+  second.session.load_drafter(state, first.session.n_features());
+  second.check_agreement();
+  CHECK(!second.session.features_missing());
+  const Tokens text = second.answer(20);
+  CHECK_EQUAL(text, second.expected(held, text.size()));
+  CHECK(second.drafter.n_drafts > 0);
+}
+
+TEST(a_part_of_a_saved_memory_can_be_made_valid) {
+  Rig rig;
+  rig.session.sync(prompt(20));
+  const std::string state = rig.session.save_drafter();
+  rig.session.load_drafter(state, 8);
+  CHECK_EQUAL(rig.session.n_features(), 8);
+  rig.check_agreement();
+  const Tokens text = rig.answer(10);
+  CHECK_EQUAL(text, rig.expected(prompt(20), text.size()));
+}
+
+TEST(a_state_of_more_positions_than_the_timeline_is_refused) {
+  Rig rig;
+  rig.session.sync(prompt(20));
+  const std::string state = rig.session.save_drafter();
+  rig.session.rewind(10);
+  CHECK_THROWS(std::invalid_argument, rig.session.load_drafter(state, 11));
+  CHECK_THROWS(std::invalid_argument, rig.session.load_drafter(state, -1));
+  CHECK_EQUAL(rig.session.n_features(), 10);
+  rig.check_agreement();
+}
+
+TEST(a_state_that_cannot_be_loaded_leaves_plain_decoding) {
+  Rig rig;
+  rig.session.sync(prompt(20));
+  CHECK_THROWS(std::runtime_error, rig.session.load_drafter("garbage", 20));
+  rig.check_agreement();
+  CHECK(rig.session.features_missing());
+  const Tokens text = rig.answer(10);
+  CHECK_EQUAL(text, rig.expected(prompt(20), text.size()));
+  CHECK_EQUAL(rig.drafter.n_drafts, 0);
+}
+
+TEST(saving_does_not_end_a_proposed_step) {
+  Rig rig;
+  rig.session.sync(prompt(20));
+  rig.session.step(rig.sampler);
+  const Tokens draft = rig.session.propose().tokens;
+  const std::string state = rig.session.save_drafter();
+  rig.session.commit(head(draft, 1));
+  rig.check_agreement();
+  rig.session.rewind(20);
+  rig.session.load_drafter(state, 20);
+  rig.check_agreement();
+}
+
+TEST(without_a_drafter_there_is_nothing_to_save) {
+  RigOptions options;
+  options.has_drafter = false;
+  Rig rig(options);
+  rig.session.sync(prompt(20));
+  CHECK(rig.session.save_drafter().empty());
+  rig.session.load_drafter("anything", 20);
+  CHECK_EQUAL(rig.session.n_features(), 0);
+}
+
+TEST(a_drafter_that_wants_other_features_is_refused) {
+  Rig rig;
+  rig.drafter.n_features_wanted = FakeVerifier::kFeatures + 1;
+  CHECK_THROWS(std::invalid_argument, Session(rig.verifier, &rig.drafter, {}));
+}
