@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from .errors import BackendError
-
 if TYPE_CHECKING:
     from ._core import Session
     from .llama import Llama
@@ -31,32 +29,38 @@ def without_proposals(tokens: TokenGenerator) -> TokenGenerator:
 
 
 def by_step(
-    llm: Llama, session: Session, sampler: Any, stopping_criteria: StoppingCriteria | None
+    llm: Llama,
+    session: Session,
+    sampler: Any,
+    stopping_criteria: StoppingCriteria | None,
+    turn: object,
 ) -> TokenGenerator:
     """Whole steps in C++; the tokens of a step are handed out afterwards.
 
     Stopping criteria do not need the row form: they have no say in what is sampled, and the rows
     of a step stay at hand until the next one.
     """
-    turn = llm._turn
     sent: Sequence[int] | None = None
+    before: int | None = None
     try:
-        before: int | None = None
         while True:
-            for row, token in enumerate(session.step(sampler, draft=sent).tokens):
-                if before is not None:
-                    llm._append(before)
-                index = row if before is not None else -1
-                if stopping_criteria is not None and stopping_criteria(
-                    llm._input_ids, session.logits(index)
-                ):
-                    return
+            with llm._alone(turn):
+                tokens = session.step(sampler, draft=sent).tokens
+            for row, token in enumerate(tokens):
+                with llm._alone(turn):
+                    if before is not None:
+                        llm._append(before)
+                    index = row if before is not None else -1
+                    if stopping_criteria is not None and stopping_criteria(
+                        llm._input_ids, session.logits(index)
+                    ):
+                        return
                 sent = yield token
-                _check_turn(llm, turn)
                 before = token
     finally:
-        if llm._turn is turn:
-            llm._settle()
+        with llm._if_still(turn) as mine:
+            if mine:
+                llm._settle()
 
 
 def by_row(
@@ -64,57 +68,85 @@ def by_row(
     session: Session,
     sampler: Any,
     stopping_criteria: StoppingCriteria | None,
+    turn: object,
 ) -> TokenGenerator:
     """The same steps row by row, for callers with a say in each token.
 
     Logits processors read ``input_ids`` while a row is sampled, ``logprobs`` read ``scores``: each
     row finds them as in the parent.
     """
-    turn = llm._turn
     sent: Sequence[int] | None = None
-    emitted: list[int] = []
+    step = _RowStep(llm, session)
     try:
         while True:
-            # The first token comes from the logits that the prompt left behind, without a block.
-            block = [emitted[-1], *session.propose(sent).tokens] if emitted else []
-            emitted = []
-            try:
-                for row, token_in in enumerate(block or [None]):
-                    if token_in is not None:
-                        llm._append(token_in)
-                        llm._keep_scores(row)
-                    index = row if block else -1
-                    token = sampler.sample(llm._ctx, index)
-                    emitted.append(token)
+            with llm._alone(turn):
+                step.begin(sent)
+            for row in range(step.n_rows):
+                with llm._alone(turn):
+                    token = step.sample(row, sampler)
                     if stopping_criteria is not None and stopping_criteria(
-                        llm._input_ids, session.logits(index)
+                        llm._input_ids, session.logits(step.index(row))
                     ):
                         return
-                    sent = yield token
-                    _check_turn(llm, turn)
-                    if row + 1 >= len(block) or token != block[row + 1]:
-                        break
-            finally:
-                if llm._turn is turn:
-                    _close_step(llm, session, emitted, proposed=bool(block))
+                sent = yield token
+                if not step.goes_on_after(row, token):
+                    break
+            with llm._alone(turn):
+                step.end()
     finally:
-        if llm._turn is turn:
-            llm._settle()
+        with llm._if_still(turn) as mine:
+            if mine:
+                step.end()
+                llm._settle()
 
 
-def _close_step(llm: Llama, session: Session, emitted: list[int], *, proposed: bool) -> None:
-    if not emitted:
-        session.discard()
-    elif proposed:
-        session.commit(emitted)
-    else:
-        session.anchor(emitted[0])
-    llm.n_tokens = session.n_past
+class _RowStep:
+    """A step that is taken row by row: the anchor and the drafts go in, one token a row comes out.
 
+    The first step of an answer has no anchor: its one row is what the prompt left behind.
+    """
 
-def _check_turn(llm: Llama, turn: object) -> None:
-    if llm._turn is not turn:
-        raise BackendError(
-            "the model was used for something else while this generator was running: finish or "
-            "close a generator before the next call"
-        )
+    def __init__(self, llm: Llama, session: Session) -> None:
+        self._llm = llm
+        self._session = session
+        self._open = False
+        self._block: list[int] = []
+        self._emitted: list[int] = []
+
+    @property
+    def n_rows(self) -> int:
+        return max(1, len(self._block))
+
+    def index(self, row: int) -> int:
+        """The row as libllama counts it."""
+        return row if self._block else -1
+
+    def begin(self, draft: Sequence[int] | None) -> None:
+        if self._emitted:
+            self._block = [self._emitted[-1], *self._session.propose(draft).tokens]
+        self._emitted = []
+        self._open = True
+
+    def sample(self, row: int, sampler: Any) -> int:
+        if self._block:
+            self._llm._append(self._block[row])
+            self._llm._keep_scores(row)
+        token = int(sampler.sample(self._llm._ctx, self.index(row)))
+        self._emitted.append(token)
+        return token
+
+    def goes_on_after(self, row: int, token: int) -> bool:
+        return row + 1 < len(self._block) and token == self._block[row + 1]
+
+    def end(self) -> None:
+        """Commits what was emitted. A second time it does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        if not self._emitted:
+            self._session.discard()
+        elif self._block:
+            self._session.commit(self._emitted)
+        else:
+            self._session.anchor(self._emitted[0])
+        self._llm.n_tokens = self._session.n_past

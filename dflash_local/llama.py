@@ -7,10 +7,11 @@ import ctypes
 import functools
 import inspect
 import os
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import llama_cpp
 import numpy as np
@@ -29,6 +30,17 @@ _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _locked(method: _Method) -> _Method:
+    """The method has the model for itself: a second thread gets an error."""
+
+    @functools.wraps(method)
+    def locked(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        with self._alone():
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", locked)
 
 
 def _as_in_parent(parent: Callable[..., Any]) -> Callable[[_Method], _Method]:
@@ -75,6 +87,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.scores: Any
         self._session: _core.Session | None = None
         self._width = _checked_width(width)
+        self._lock = threading.RLock()
         self._turn = object()
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)
@@ -216,14 +229,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         bound = _GENERATE.bind(self, tokens, *args, **kwargs)
         bound.apply_defaults()
         options = bound.arguments
-        sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
-        self._sampler = sampler
-        self._begin(session, list(tokens), reset=options["reset"])
-        stopping = options["stopping_criteria"]
-        if self._logits_all or options["logits_processor"] is not None:
-            yield from generation.by_row(self, session, sampler, stopping)
-        else:
-            yield from generation.by_step(self, session, sampler, stopping)
+        with self._alone():
+            sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
+            self._sampler = sampler
+            self._begin(session, list(tokens), reset=options["reset"])
+            turn = self._turn
+        by_row = self._logits_all or options["logits_processor"] is not None
+        form = generation.by_row if by_row else generation.by_step
+        yield from form(self, session, sampler, options["stopping_criteria"], turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._turn = object()
@@ -249,6 +262,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.eval(tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.eval)
+    @_locked
     def eval(self, tokens: Sequence[int]) -> None:
         session = self._session
         if session is None:
@@ -270,6 +284,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._requires_eval = False
 
     @_as_in_parent(llama_cpp.Llama.sample)
+    @_locked
     def sample(self, *args: Any, **kwargs: Any) -> int:
         session = self._session
         if session is not None and self.n_tokens > 0:
@@ -285,6 +300,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.eval(tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.reset)
+    @_locked
     def reset(self) -> None:
         super().reset()
         if self._session is not None:
@@ -292,6 +308,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._session.align([])
 
     @_as_in_parent(llama_cpp.Llama.embed)
+    @_locked
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         if self._session is None or not self.context_params.embeddings:
             return super().embed(*args, **kwargs)
@@ -302,6 +319,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._ctx.kv_cache_clear()
             self.reset()
 
+    @_locked
     def save_state(self) -> llama_cpp.LlamaState:
         """As the parent's; with a drafter, a ``LlamaState`` that holds its memory as well."""
         session = self._session
@@ -316,6 +334,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         )
 
     @_as_in_parent(llama_cpp.Llama.load_state)
+    @_locked
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         session = self._session
         self._turn = object()
@@ -342,7 +361,48 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__(), drafter=self.drafter_path, width=self._width)
 
+    @_as_in_parent(llama_cpp.Llama.close)
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.cancel()
+        with self._lock:  # another thread's step comes to its end
+            super().close()
+
     # ---- shared with generation ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self, turn: object = None) -> Iterator[None]:
+        """Has the model for itself, in the turn of the generator that asks, if one does.
+
+        Raises:
+            BackendError: another thread has it, or the turn is over.
+        """
+        if self._session is None:
+            yield
+            return
+        if not self._lock.acquire(blocking=False):
+            raise BackendError("the model is at work in another thread: one call at a time")
+        try:
+            if turn not in (None, self._turn):
+                raise BackendError(
+                    "the model was used for something else while this generator was running: "
+                    "finish or close a generator before the next call"
+                )
+            yield
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _if_still(self, turn: object) -> Iterator[bool]:
+        """Whether it is still the generator's turn: else who took it brings all in line."""
+        if not self._lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            session = self._session
+            yield self._turn is turn and session is not None and not session.closed
+        finally:
+            self._lock.release()
 
     def _align(self, session: _core.Session) -> None:
         """Tells the session what the parent's fields say: chat handlers write them directly."""
@@ -358,7 +418,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _settle(self) -> None:
         """After a generator: both memories end where the tokens handed out end."""
         session = self._session
-        if session is None or session.closed:
+        if session is None:
             return
         self.n_tokens = session.rewind(min(self.n_tokens, session.n_past))
         self._requires_eval = not session.logits_live
