@@ -36,6 +36,7 @@ struct llama_batch {
   X(llama_get_memory, "", "", llama_memory_i*, (const llama_context*))                           \
   X(llama_memory_seq_rm, "", "", bool, (llama_memory_i*, llama_seq_id, llama_pos, llama_pos))    \
   X(llama_memory_clear, "", "", void, (llama_memory_i*, bool))                                   \
+  X(llama_memory_seq_pos_max, "", "", llama_pos, (llama_memory_i*, llama_seq_id))                \
   X(llama_get_logits_ith, "", "", float*, (llama_context*, int32_t))                             \
   X(llama_get_model, "", "", const llama_model*, (const llama_context*))                         \
   X(llama_model_get_vocab, "", "", const llama_vocab*, (const llama_model*))                     \
@@ -47,6 +48,7 @@ struct llama_batch {
   X(llama_n_ctx, "", "", uint32_t, (const llama_context*))                                       \
   X(llama_n_batch, "", "", uint32_t, (const llama_context*))                                     \
   X(llama_n_ubatch, "", "", uint32_t, (const llama_context*))                                    \
+  X(llama_n_rs_seq, "", "", uint32_t, (const llama_context*))                                    \
   X(llama_set_causal_attn, "", "", void, (llama_context*, bool))                                 \
   X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
   X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \

@@ -19,6 +19,7 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
   vocab_ = api().llama_model_get_vocab(model);
   n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context));
   n_batch_ = static_cast<int32_t>(api().llama_n_batch(context));
+  has_snapshots_ = api().llama_n_rs_seq(context) > 0;
   n_embd_ = api().llama_model_n_embd(model);
   n_vocab_ = api().llama_vocab_n_tokens(vocab_);
   if (options_.max_rows < 1 || options_.max_rows > n_batch_) {
@@ -42,6 +43,7 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   }
   check_tokens(tokens, n);
   n_decoded_ = 0;
+  oldest_snapshot_ = kNoSnapshot;
   const llama_batch batch = batch_.tokens(tokens, n, pos, rows == Rows::all, true);
   const int code = timed(backend_seconds_, [&] {
     const int result = api().llama_decode(context_, batch);
@@ -51,6 +53,7 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   });
   check_decode(code, "verifier");
   n_decoded_ = n;
+  oldest_snapshot_ = pos;
 }
 
 // libllama indexes its embedding table without looking.
@@ -81,7 +84,16 @@ void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
   }
 }
 
+// libllama knows how many snapshots there are, not which the last decode wrote: the others are
+// of another text. None is older than the first row of that decode, and going back serves once.
+bool LlamaVerifier::can_trim(int32_t pos) const {
+  if (!has_snapshots_ || pos == 0 || pos > oldest_snapshot_) return true;
+  return pos > api().llama_memory_seq_pos_max(memory_, options_.sequence);  // nothing to drop
+}
+
 bool LlamaVerifier::trim(int32_t pos) {
+  if (!can_trim(pos)) return false;
+  oldest_snapshot_ = kNoSnapshot;
   if (pos == 0) {
     // Dropping a whole sequence is possible for every kind of memory.
     return api().llama_memory_seq_rm(memory_, options_.sequence, -1, -1);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "core/models.h"
@@ -44,7 +45,10 @@ class LlamaVerifier : public Verifier {
   double backend_seconds() const { return backend_seconds_; }
 
  private:
+  static constexpr int32_t kNoSnapshot = std::numeric_limits<int32_t>::max();
+
   void check_tokens(const Token* tokens, int32_t n) const;
+  bool can_trim(int32_t pos) const;
 
   llama_context* context_;
   llama_memory_i* memory_;
@@ -56,6 +60,8 @@ class LlamaVerifier : public Verifier {
   int32_t n_embd_;
   int32_t n_vocab_;
   int32_t n_decoded_ = 0;  // rows of features at hand
+  bool has_snapshots_;     // the memory is recurrent, and drops rows by going back to a snapshot
+  int32_t oldest_snapshot_ = kNoSnapshot;  // position whose token is the last it knows
   double backend_seconds_ = 0;
 };
 
