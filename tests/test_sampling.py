@@ -48,7 +48,7 @@ BEGINNINGS = {
     "dspark-b8": ("\nStar", "w"),
 }
 PAIRS = [(name, beginning) for name, both in BEGINNINGS.items() for beginning in both]
-N_ANSWERS = 1500
+N_ANSWERS = 2500
 N_TOKENS = 3
 #: Outcomes expected less often than this are counted together.
 LEAST_EXPECTED = 8.0
@@ -251,9 +251,8 @@ def test_the_statistic_finds_wrong_rules_of_acceptance(
     tiny_drafters: dict[str, Path],
 ) -> None:
     llm = _with_drafter(make_llama, tiny_verifier, tiny_drafters, "dflash-b8")
-    rng = np.random.default_rng(1)
-    for beginning in BEGINNINGS["dflash-b8"]:
-        tokens = tokenize(stock, beginning)
-        outcomes = [_answer_by(rule, _session(llm), tokens, rng) for _ in range(N_ANSWERS)]
-        p_value = _p_value(_probabilities(stock, tokens), outcomes)
-        assert (p_value > 1e-3) if right else (p_value < 1e-6), beginning
+    session, rng = _session(llm), np.random.default_rng(1)
+    tokens = tokenize(stock, BEGINNINGS["dflash-b8"][0])
+    outcomes = [_answer_by(rule, session, tokens, rng) for _ in range(N_ANSWERS)]
+    p_value = _p_value(_probabilities(stock, tokens), outcomes)
+    assert (p_value > 1e-3) if right else (p_value < 1e-6)
