@@ -85,9 +85,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._ctx: Any
         self.input_ids: Any
         self.scores: Any
+        self._lock = threading.RLock()
         self._session: _core.Session | None = None
         self._width = _checked_width(width)
-        self._lock = threading.RLock()
         self._turn = object()
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)

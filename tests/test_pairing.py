@@ -1,0 +1,575 @@
+"""Files and pairs that do not fit: one error that lists everything, and never a dead process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import numpy as np
+import pytest
+from conftest import F32, MODELS, MakeLlama, check_drafts
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+from dflash_local import BackendError, DFlashError, Llama, ModelError, pairing
+from dflash_local.drafter_file import DrafterInfo, read_drafter
+from dflash_local.gguf_header import GGUFHeader
+
+PROSE = "the brown"
+TOKENS = "tokenizer.ggml.tokens"
+MASK = "tokenizer.ggml.mask_token_id"
+
+Edit = Callable[["Contents"], object]
+
+
+class Contents:
+    """A GGUF file taken apart, to be changed and written again."""
+
+    def __init__(self, path: Path) -> None:
+        reader = gguf.GGUFReader(path)
+        fields = [f for f in reader.fields.values() if not f.name.startswith("GGUF.")]
+        self.keys = {f.name: f.contents() for f in fields}
+        self.types = {f.name: f.types for f in fields}
+        self.tensors = {t.name: (np.array(t.data), t.tensor_type) for t in reader.tensors}
+
+    def set(self, key: str, value: Any, kind: gguf.GGUFValueType | None = None) -> None:
+        self.keys[key] = value
+        if kind is not None:
+            self.types[key] = [kind]
+
+    def set_tensor(self, name: str, data: Any) -> None:
+        types = gguf.GGMLQuantizationType
+        kind = {
+            np.float32: types.F32,
+            np.float16: types.F16,
+            np.int64: types.I64,
+            np.int32: types.I32,
+        }
+        self.tensors[name] = (data, kind[data.dtype.type])
+
+    def write(self, path: Path) -> Path:
+        writer = gguf.GGUFWriter(path, self.keys["general.architecture"])
+        for key, value in self.keys.items():
+            if key != "general.architecture":
+                kind, *item = self.types[key]
+                writer.add_key_value(key, value, kind, item[0] if item else None)
+        for name, (data, kind) in self.tensors.items():
+            writer.add_tensor(name, data, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+
+@pytest.fixture
+def edited(tmp_path: Path, tiny_drafters: dict[str, Path]) -> Callable[..., Path]:
+    """edited(edit, name="dflash-b8"): the path of a changed copy of a tiny drafter."""
+    paths = (tmp_path / f"edited-{i}.gguf" for i in range(1000))
+
+    def make(edit: Edit, name: str = "dflash-b8") -> Path:
+        contents = Contents(tiny_drafters[name])
+        edit(contents)
+        return contents.write(next(paths))
+
+    return make
+
+
+@pytest.fixture
+def info(tiny_drafters: dict[str, Path]) -> DrafterInfo:
+    return read_drafter(tiny_drafters["dflash-b8"])
+
+
+@pytest.fixture
+def verifier(tiny_verifier: Path) -> pairing.VerifierInfo:
+    header = GGUFHeader(tiny_verifier)
+    return pairing.VerifierInfo(
+        tiny_verifier,
+        "llama",
+        header.get("llama.embedding_length"),
+        header.get("llama.block_count"),
+        header.get(TOKENS),
+        header.get("tokenizer.chat_template"),
+    )
+
+
+def error_of(path: Path | str) -> str:
+    with pytest.raises(ModelError) as caught:
+        read_drafter(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+# ---- the files as they are -----------------------------------------------------------------
+
+
+def test_every_tiny_drafter_is_described_as_it_is(tiny_drafters: dict[str, Path]) -> None:
+    infos = {name: read_drafter(path) for name, path in tiny_drafters.items()}
+    found = {name: (i.kind, i.block_size, i.max_width) for name, i in infos.items()}
+    assert found == {
+        "dflash-b4": ("dflash", 4, 3),
+        "dflash-b8": ("dflash", 8, 7),
+        "dflash-b8-d2t": ("dflash", 8, 7),
+        "dflash2-b8": ("dflash2", 8, 7),
+        "dspark-b7-anchor": ("dspark", 7, 7),
+        "dspark-b8": ("dspark", 8, 7),
+    }
+    assert infos["dflash-b8"].target_layers == (1, 2, 3)
+    assert infos["dflash-b4"].target_layers == (1, 3)
+    assert all(i.mask_token == 3 and i.n_embd == 64 and not i.causal for i in infos.values())
+    assert infos["dspark-b8"].has_confidence
+    assert not infos["dflash-b8"].has_confidence
+
+
+@pytest.mark.parametrize("name", ["dflash-b8", "dflash-b8-d2t", "dflash2-b8", "dspark-b8"])
+def test_a_rewritten_drafter_drafts_the_same(
+    edited: Callable[..., Path],
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+    name: str,
+) -> None:
+    """So whatever the edited files below are refused for is in the edit."""
+    counts = []
+    for path in (tiny_drafters[name], edited(lambda _: None, name)):
+        llm = make_llama(Llama, tiny_verifier, drafter=path)
+        llm(PROSE, max_tokens=40, temperature=0)
+        check_drafts(llm)
+        counts.append((llm.stats.last.n_drafted, llm.stats.last.n_accepted))
+    assert counts[0] == counts[1]
+
+
+# ---- files that are no drafter -------------------------------------------------------------
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path, tiny_verifier: Path) -> None:
+    for path in (tmp_path / "nowhere.gguf", tmp_path):
+        assert "does not exist" in error_of(path)
+        with pytest.raises(ModelError, match="does not exist"):
+            Llama(tiny_verifier, drafter=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"PK\x03\x04" + b"x" * 500, b"\0" * 4096])
+def test_what_is_no_gguf(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.gguf"
+    path.write_bytes(content)
+    assert "no GGUF" in error_of(path)
+
+
+def test_another_architecture(tiny_verifier: Path) -> None:
+    message = error_of(tiny_verifier)
+    assert "'llama'" in message
+    assert "expected 'dflash'" in message
+    assert "dflash-convert" in message
+
+
+def test_the_verifier_is_not_loaded_for_a_bad_drafter(tmp_path: Path, tiny_verifier: Path) -> None:
+    with pytest.raises(ModelError, match=r"drafter\.gguf"):
+        Llama(tmp_path / "no-verifier.gguf", drafter=tmp_path / "drafter.gguf")
+    with pytest.raises(ValueError, match="does not exist"):
+        Llama(tmp_path / "no-verifier.gguf")
+    assert tiny_verifier.is_file()
+
+
+def test_a_truncated_drafter_is_an_error_wherever_it_ends(
+    tmp_path: Path, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    whole = tiny_drafters["dflash-b8"].read_bytes()
+    path = tmp_path / "cut.gguf"
+    errors: list[type[BaseException]] = []
+    for end in [*range(8, len(whole), len(whole) // 40), len(whole) - 1]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(DFlashError, match=r"cut\.gguf") as caught:
+            Llama(tiny_verifier, drafter=path, n_threads=1)
+        errors.append(caught.type)
+    assert errors[0] is ModelError  # in the header: ours
+    assert errors[-1] is BackendError  # in the weights: libllama's
+
+
+def test_flipped_bytes_of_the_header_never_end_in_another_exception(
+    tmp_path: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    whole = tiny_drafters["dflash-b8"].read_bytes()
+    path = tmp_path / "flipped.gguf"
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in rng.integers(4, 3000, size=2):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_drafter(path)
+        except ModelError:
+            refused += 1
+    assert 10 < refused < 300
+
+
+# ---- drafters with something wrong ---------------------------------------------------------
+
+
+def drop_key(key: str) -> Edit:
+    return lambda c: c.keys.pop(key)
+
+
+def set_key(key: str, value: Any, kind: gguf.GGUFValueType | None = None) -> Edit:
+    return lambda c: c.set(key, value, kind)
+
+
+STRING = gguf.GGUFValueType.STRING
+UINT32 = gguf.GGUFValueType.UINT32
+
+#: edit -> what the message has to say
+WRONG_KEYS: dict[str, tuple[Edit, list[str]]] = {
+    "no block size": (drop_key("dflash.block_size"), ["dflash.block_size", "None", "2 to 256"]),
+    "block of one": (set_key("dflash.block_size", 1), ["block_size: found 1", "2 to 256"]),
+    "huge block": (set_key("dflash.block_size", 4096), ["block_size: found 4096", "2 to 256"]),
+    "block size as text": (set_key("dflash.block_size", "8", STRING), ["found '8'"]),
+    "no layers": (set_key("dflash.block_count", 0), ["dflash.block_count: found 0", "1 to 512"]),
+    "many layers": (set_key("dflash.block_count", 9999), ["dflash.block_count: found 9999"]),
+    "no hidden size": (
+        drop_key("dflash.embedding_length"),
+        ["dflash.embedding_length: found None"],
+    ),
+    "no feed forward": (
+        drop_key("dflash.feed_forward_length"),
+        ["feed_forward_length: found None"],
+    ),
+    "no heads": (set_key("dflash.attention.head_count", 0), ["head_count: found 0"]),
+    "odd K/V heads": (set_key("dflash.attention.head_count_kv", 3), ["found 3", "divisor of 4"]),
+    "uneven heads": (
+        set_key("dflash.attention.value_length", 8),
+        ["key_length and value_length", "and 8", "the same even number"],
+    ),
+    "no mask token": (drop_key(MASK), [f"{MASK}: found None", "below 384", "dflash-convert"]),
+    "mask outside": (set_key(MASK, 384), [f"{MASK}: found 384", "below 384"]),
+    "no tokens": (drop_key(TOKENS), [f"{TOKENS}: missing", "--verifier"]),
+    "no target layers": (drop_key("dflash.target_layers"), ["dflash.target_layers: found None"]),
+    "negative layer": (
+        lambda c: c.set("dflash.target_layers", [-1, 2, 3]),
+        ["dflash.target_layers: found [-1, 2, 3]", "from 0 on"],
+    ),
+    "DeepSeek-V4": (set_key("dflash.hyper_connection_count", 4, UINT32), ["DeepSeek-V4"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KEYS)
+def test_a_wrong_key_is_named_with_what_was_found_and_expected(
+    edited: Callable[..., Path], name: str
+) -> None:
+    edit, parts = WRONG_KEYS[name]
+
+    def signed(c: Contents) -> None:
+        c.types["dflash.target_layers"] = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32]
+        edit(c)
+
+    message = error_of(edited(signed))
+    for part in parts:
+        assert part in message
+
+
+def test_all_wrong_keys_are_in_one_error(edited: Callable[..., Path]) -> None:
+    def edit(c: Contents) -> None:
+        c.set("dflash.block_size", 1)
+        c.set("dflash.attention.head_count_kv", 3)
+        c.set(MASK, 999)
+        c.keys.pop("dflash.target_layers")
+
+    message = error_of(edited(edit))
+    assert message.count("\n  - ") == 4
+    for part in ("block_size", "head_count_kv", MASK, "target_layers"):
+        assert part in message
+
+
+def test_all_wrong_tensors_are_in_one_error(edited: Callable[..., Path]) -> None:
+    def edit(c: Contents) -> None:
+        c.tensors.pop("output_norm.weight")
+        c.set_tensor("blk.0.attn_q.weight", np.zeros((32, 64), np.float32))
+        c.set_tensor("fc.weight", np.zeros((64, 128), np.float32))
+
+    message = error_of(edited(edit))
+    assert message.count("\n  - ") == 3
+    assert "output_norm.weight: missing, expected shape [64]" in message
+    assert "blk.0.attn_q.weight: found shape [64, 32], expected [64, 64]" in message
+    assert "fc.weight: found shape [128, 64], expected [192, 64]" in message
+
+
+def set_d2t(data: Any) -> Edit:
+    return lambda c: c.set_tensor("d2t", data)
+
+
+def d2t_with(**changes: int) -> Edit:
+    def edit(c: Contents) -> None:
+        ids = c.tensors["d2t"][0].astype(np.int64)
+        for at, value in changes.items():
+            ids[int(at[1:])] = value
+        c.set_tensor("d2t", ids)
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        (d2t_with(_5=384), "from 0 to 383"),
+        (d2t_with(_5=-1), "from 0 to 383"),
+        (d2t_with(_0=7, _1=7), "every token once"),
+        (lambda c: c.set_tensor("d2t", c.tensors["d2t"][0].astype(np.int32)), "type I64"),
+        (lambda c: c.tensors.pop("output.weight"), "output.weight: missing"),
+    ],
+    ids=["too large", "negative", "twice", "another type", "no output"],
+)
+def test_a_reduced_vocabulary_that_would_be_scattered_wrongly(
+    edited: Callable[..., Path], edit: Edit, part: str
+) -> None:
+    assert part in error_of(edited(edit, "dflash-b8-d2t"))
+
+
+# What the header cannot tell is left to libllama, which has to say no and live.
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("dflash-b8", lambda c: c.set_tensor("extra.weight", np.zeros((4, 4), np.float32))),
+        ("dflash-b8", lambda c: c.keys.pop("dflash.attention.layer_norm_rms_epsilon")),
+        ("dflash-b8", lambda c: c.set("tokenizer.ggml.model", "no-such-tokenizer")),
+        ("dflash-b8-d2t", lambda c: c.set_tensor("d2t", c.tensors["d2t"][0][:-3].astype(np.int64))),
+        ("dspark-b8", lambda c: c.set_tensor("markov_w1.weight", np.zeros((8, 8), np.float32))),
+        ("dspark-b8", lambda c: c.tensors.pop("markov_w2.weight")),
+        (
+            "dflash2-b8",
+            lambda c: c.set_tensor("selector_hidden.weight", np.zeros((3, 64), np.float32)),
+        ),
+    ],
+    ids=[
+        "extra tensor",
+        "no epsilon",
+        "tokenizer",
+        "short d2t",
+        "markov shape",
+        "no markov_w2",
+        "selector shape",
+    ],
+)
+def test_what_libllama_refuses_is_an_error_that_names_the_file(
+    edited: Callable[..., Path], tiny_verifier: Path, name: str, edit: Edit
+) -> None:
+    path = edited(edit, name)
+    with pytest.raises(DFlashError, match=path.stem):
+        Llama(tiny_verifier, drafter=path, n_threads=1)
+
+
+# ---- pairs ---------------------------------------------------------------------------------
+
+
+def test_the_tiny_pair_fits(info: DrafterInfo, verifier: pairing.VerifierInfo) -> None:
+    assert pairing.check_pair(info, verifier) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"architecture": "qwen2"}, ["no layer inputs", "'qwen2'", "llama", "drafter=None"]),
+        ({"n_embd": 128}, ["hidden size", "drafter has 64", "verifier 128"]),
+        ({"n_layer": 3}, ["layers [3]", "3 layers", "up to 2"]),
+        ({"n_layer": 2}, ["layers [2, 3]", "up to 1"]),
+        ({"tokens": [b"a"]}, ["vocabulary", "drafter has 384 tokens", "verifier 1"]),
+        ({"tokens": []}, ["vocabulary", "verifier 0"]),
+    ],
+    ids=["architecture", "hidden size", "layer", "layers", "vocabulary size", "no vocabulary"],
+)
+def test_a_mismatch_says_what_both_have(
+    info: DrafterInfo, verifier: pairing.VerifierInfo, change: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        pairing.check_pair(info, replace(verifier, **change))
+    message = str(caught.value)
+    assert message.count("\n  - ") == 1
+    for part in (*parts, str(info.path), str(verifier.path)):
+        assert part in message
+
+
+def test_tokens_are_compared_one_by_one(info: DrafterInfo, verifier: pairing.VerifierInfo) -> None:
+    tokens = list(verifier.tokens)
+    tokens[270], tokens[300] = b"caf\xc3\xa9", b"\xff"
+    with pytest.raises(ModelError) as caught:
+        pairing.check_pair(info, replace(verifier, tokens=tokens))
+    message = str(caught.value)
+    assert "2 of 384 tokens differ, the first is token 270" in message
+    assert "'café' in the verifier" in message
+    tokens[270] = verifier.tokens[270]
+    with pytest.raises(ModelError, match=r"1 of 384 tokens differ.*300.*xff' in the verifier"):
+        pairing.check_pair(info, replace(verifier, tokens=tokens))
+
+
+def test_every_mismatch_is_in_one_error(info: DrafterInfo, verifier: pairing.VerifierInfo) -> None:
+    wrong = replace(
+        verifier, architecture="qwen2", n_embd=32, n_layer=2, tokens=verifier.tokens[:100]
+    )
+    with pytest.raises(ModelError) as caught:
+        pairing.check_pair(info, wrong)
+    message = str(caught.value)
+    assert message.count("\n  - ") == 4
+    for part in ("layer inputs", "hidden size", "target layers", "vocabulary"):
+        assert part in message
+
+
+@pytest.mark.parametrize(("architecture", "fits"), [("llama", False), ("mimo2", True)])
+def test_the_output_of_the_last_layer_is_there_in_few_architectures(
+    info: DrafterInfo, verifier: pairing.VerifierInfo, architecture: str, fits: bool
+) -> None:
+    last = replace(info, target_layers=(1, 2, verifier.n_layer))
+    try:
+        pairing.check_pair(last, replace(verifier, architecture=architecture))
+    except ModelError:
+        assert not fits
+    else:
+        assert fits
+
+
+def test_a_pair_of_files_that_does_not_fit(
+    edited: Callable[..., Path], make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: Any
+) -> None:
+    def edit(c: Contents) -> None:
+        c.set("dflash.target_layers", [1, 2, 4])
+        c.keys[TOKENS][271] = "zebra"
+
+    path = edited(edit)
+    with pytest.raises(ModelError) as caught:
+        Llama(tiny_verifier, drafter=path, n_threads=1)
+    message = str(caught.value)
+    assert "layers [4]" in message
+    assert "1 of 384 tokens differ" in message
+    assert "'zebra' in the drafter" in message
+    llm = make_llama(Llama, tiny_verifier, drafter=tiny_drafters["dflash-b8"])
+    llm(PROSE, max_tokens=30, temperature=0)
+    check_drafts(llm)
+
+
+# ---- a verifier without layer inputs -------------------------------------------------------
+
+LOAD = """
+import sys
+from dflash_local import Llama, ModelError, pairing
+pairing.LAYER_INPUT_ARCHITECTURES |= set(sys.argv[3:])
+options = {"n_ctx": 64, "n_threads": 1}
+try:
+    llm = Llama(sys.argv[1], drafter=sys.argv[2], **options)
+    llm("the brown", max_tokens=4)
+except ModelError as error:
+    print(error)
+print(len(Llama(sys.argv[1], **options)("the brown", max_tokens=4)["choices"]), "plain answer")
+"""
+
+
+def load_in_a_process(drafter: Path, *architectures: str) -> subprocess.CompletedProcess[str]:
+    verifier = MODELS / "verifier-nolayerinp.gguf"
+    return subprocess.run(
+        [sys.executable, "-c", LOAD, str(verifier), str(drafter), *architectures],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_verifier_without_layer_inputs_is_refused_with_the_reason(
+    tiny_drafters: dict[str, Path],
+) -> None:
+    done = load_in_a_process(tiny_drafters["dflash-b8"])
+    assert done.returncode == 0, done.stderr
+    assert "libllama gives no layer inputs for verifiers of architecture 'gemma3'" in done.stdout
+    assert "drafter=None" in done.stdout
+    assert done.stdout.rstrip().endswith("1 plain answer")
+
+
+def test_without_that_check_the_process_would_die(tiny_drafters: dict[str, Path]) -> None:
+    assert load_in_a_process(tiny_drafters["dflash-b8"], "gemma3").returncode != 0
+
+
+# ---- arguments and warnings ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"vocab_only": True}, "vocab_only"),
+        ({"draft_model": LlamaPromptLookupDecoding()}, "draft_model"),
+        ({"width": -1}, "width is -1"),
+    ],
+    ids=["vocab_only", "draft_model", "width"],
+)
+def test_arguments_that_contradict_the_drafter(
+    tiny_verifier: Path, tiny_drafters: dict[str, Path], options: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(ValueError, match=part):
+        Llama(tiny_verifier, drafter=tiny_drafters["dflash-b8"], **options)
+
+
+def test_without_a_drafter_the_parents_own_draft_model_works(
+    make_llama: MakeLlama, tiny_verifier: Path
+) -> None:
+    options = {"draft_model": LlamaPromptLookupDecoding(num_pred_tokens=4)}
+    texts = {
+        make_llama(cls, tiny_verifier, **options)(PROSE, max_tokens=40, temperature=0)["choices"][
+            0
+        ]["text"]
+        for cls in (llama_cpp.Llama, Llama)
+    }
+    assert len(texts) == 1
+
+
+@pytest.fixture
+def loaded_warnings(
+    edited: Callable[..., Path], make_llama: MakeLlama, tiny_verifier: Path
+) -> Callable[..., list[str]]:
+    """The warnings of loading an edited drafter and answering twice."""
+
+    def load(edit: Edit, **options: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            llm = make_llama(Llama, tiny_verifier, drafter=edited(edit), **options)
+            for _ in range(2):
+                llm(PROSE, max_tokens=30, temperature=0)
+                check_drafts(llm)
+        assert all(w.category is RuntimeWarning for w in caught)
+        return [str(w.message) for w in caught]
+
+    return load
+
+
+def test_another_chat_template_warns_once_and_drafts(
+    loaded_warnings: Callable[..., list[str]], tiny_verifier: Path
+) -> None:
+    def with_template(template: str) -> list[str]:
+        return loaded_warnings(set_key("tokenizer.chat_template", template, STRING))
+
+    (found,) = with_template("{{ messages }}")
+    assert "another chat template" in found
+    assert with_template(GGUFHeader(tiny_verifier).get("tokenizer.chat_template")) == []
+    # Not recorded: nothing to say.
+    assert loaded_warnings(lambda c: c.keys.pop("tokenizer.chat_template", None)) == []
+
+
+def test_a_width_beyond_the_block_warns_once_and_drafts(
+    loaded_warnings: Callable[..., list[str]],
+) -> None:
+    (found,) = loaded_warnings(lambda _: None, width=12)
+    assert "width 12" in found
+    assert "7 at most" in found
+
+
+def test_the_drafter_may_be_given_as_text_or_path(
+    make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    path = tiny_drafters["dflash-b8"]
+    for drafter in (path, str(path)):
+        llm = make_llama(Llama, tiny_verifier, drafter=drafter, **F32)
+        assert llm.drafter_path == path
+        llm(PROSE, max_tokens=20, temperature=0)
+        check_drafts(llm)
