@@ -1,0 +1,253 @@
+"""From records to figures. No clock and no model in here.
+
+The definitions are those of ``docs/analysis.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from .record import PARTS, PLAIN, Answer, Difference, Step
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles, of ``n`` values."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value below which ``share`` (0 to 1) of the values lie, interpolated linearly.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("a percentile needs at least one value")
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Median and quartiles; None of nothing."""
+    known = list(values)
+    if not known:
+        return None
+    return Spread(median(known), percentile(known, 0.25), percentile(known, 0.75), len(known))
+
+
+# ---- acceptance ----------------------------------------------------------------------------
+
+
+def acceptance_length(steps: Sequence[Step]) -> float | None:
+    """Tokens emitted per verify step, correction or bonus included."""
+    return _ratio(sum(step.n_emitted for step in steps), len(steps))
+
+
+def acceptance_rate(steps: Sequence[Step]) -> float | None:
+    """Drafts accepted over drafts verified; comparable at one width only."""
+    return _ratio(sum(s.n_accepted for s in steps), sum(s.n_drafted for s in steps))
+
+
+def per_position(steps: Sequence[Step]) -> list[float]:
+    """[k]: the share of blocks of more than k drafts in which at least k + 1 were accepted."""
+    shares = []
+    for k in range(max((step.n_drafted for step in steps), default=0)):
+        blocks = [step for step in steps if step.n_drafted > k]
+        shares.append(sum(step.n_accepted > k for step in blocks) / len(blocks))
+    return shares
+
+
+def part_seconds(steps: Sequence[Step]) -> dict[str, float]:
+    """Mean seconds a step, by part; 0 without steps."""
+    n_steps = max(1, len(steps))
+    return {part: sum(s.seconds.get(part, 0.0) for s in steps) / n_steps for part in PARTS}
+
+
+def all_steps(answers: Iterable[Answer]) -> list[Step]:
+    """The verify steps of several answers."""
+    return [step for answer in answers for step in answer.steps]
+
+
+# ---- speed ---------------------------------------------------------------------------------
+
+
+def throughput(answer: Answer) -> float | None:
+    """Tokens a second of decoding. The first token belongs to the prompt."""
+    return _ratio(answer.n_tokens - 1, answer.seconds_decoding)
+
+
+def seconds_per_token(answers: Iterable[Answer]) -> float | None:
+    """Seconds of decoding over tokens decoded, of all the answers together."""
+    known = list(answers)
+    seconds = sum(answer.seconds_decoding for answer in known)
+    return _ratio(seconds, sum(answer.n_tokens - 1 for answer in known))
+
+
+def token_gaps(answers: Iterable[Answer]) -> list[float]:
+    """Seconds between a token and the one before. The tokens of a step come together."""
+    return [
+        later - earlier
+        for answer in answers
+        for earlier, later in zip(answer.times, answer.times[1:], strict=False)
+    ]
+
+
+def pairs(answers: Sequence[Answer], mode: str) -> Iterator[tuple[Answer, Answer]]:
+    """(plain, other) answers to the same prompt in the same round."""
+    plain = {(a.prompt, a.round): a for a in answers if a.mode == PLAIN}
+    for answer in answers:
+        partner = plain.get((answer.prompt, answer.round))
+        if answer.mode == mode and partner is not None:
+            yield partner, answer
+
+
+def speed_ups(answers: Sequence[Answer], mode: str) -> list[float]:
+    """Throughput over that of plain decoding, pair by pair."""
+    ratios = []
+    for plain, other in pairs(answers, mode):
+        before, after = throughput(plain), throughput(other)
+        if before and after:
+            ratios.append(after / before)
+    return ratios
+
+
+def drift(answers: Sequence[Answer], mode: str) -> float | None:
+    """How far the rounds' seconds per token lie apart: largest over smallest, less 1.
+
+    None with a single round: nothing is known then of how much the machine wavers.
+    """
+    rounds = sorted({answer.round for answer in answers})
+    own = [a for a in answers if a.mode == mode]
+    seconds = [seconds_per_token(a for a in own if a.round == number) for number in rounds]
+    known = [value for value in seconds if value]
+    return max(known) / min(known) - 1 if len(known) > 1 else None
+
+
+# ---- quality -------------------------------------------------------------------------------
+
+
+def first_difference(plain: Sequence[int], other: Sequence[int]) -> int | None:
+    """Index of the first token that differs; None where the answers are identical."""
+    for index, (a, b) in enumerate(zip(plain, other, strict=False)):
+        if a != b:
+            return index
+    return None if len(plain) == len(other) else min(len(plain), len(other))
+
+
+def identical_share(answers: Sequence[Answer], mode: str) -> float | None:
+    """Share of answers whose tokens are those of the plain answer."""
+    same = [first_difference(p.tokens, o.tokens) is None for p, o in pairs(answers, mode)]
+    return _ratio(sum(same), len(same))
+
+
+def largest_margin(differences: Iterable[Difference], mode: str) -> float | None:
+    """Of the margins between the two best logits, where answers part."""
+    return max((d.margin for d in differences if d.mode == mode), default=None)
+
+
+def score(answers: Iterable[Answer]) -> float | None:
+    """Share of the checked answers that passed their check."""
+    checked = [answer.correct for answer in answers if answer.correct is not None]
+    return _ratio(sum(checked), len(checked))
+
+
+# ---- all of them ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The measures of one mode over one category ("all": every category). Times in seconds.
+
+    None: there was nothing to measure it on.
+
+    Attributes:
+        mode: "plain", or the width as a string.
+        per_position: [k]: share of blocks with at least k + 1 drafts accepted.
+        tokens_per_second: spread over the answers.
+        speed_up: spread over the pairs.
+        speed_up_total: plain seconds per token over this mode's, all answers together.
+        first_token: time to first token.
+        per_token_p50: of the time between two tokens; those of one step come together.
+        answer: whole answers, prompt included.
+        identical: share of answers equal to plain ones; None above temperature 0.
+        largest_margin: see ``Difference``; None where nothing differs.
+        drift: see ``drift``.
+    """
+
+    mode: str
+    category: str
+    n_answers: int
+    n_tokens: int
+    acceptance_length: float | None
+    acceptance_rate: float | None
+    per_position: list[float]
+    tokens_per_second: Spread | None
+    speed_up: Spread | None
+    speed_up_total: float | None
+    first_token: Spread | None
+    per_token_p50: float | None
+    per_token_p95: float | None
+    answer: Spread | None
+    identical: float | None
+    largest_margin: float | None
+    score: float | None
+    drift: float | None
+    part_seconds: Mapping[str, float]
+
+
+def summarize(
+    answers: Sequence[Answer],
+    mode: str,
+    category: str = "all",
+    *,
+    differences: Sequence[Difference] = (),
+    greedy: bool = True,
+) -> Summary:
+    """The measures of ``mode``; ``answers`` holds the plain ones too."""
+    among = [a for a in answers if category in ("all", a.category)]
+    own = [a for a in among if a.mode == mode]
+    steps, gaps, speculative = all_steps(own), token_gaps(own), mode != PLAIN
+    known = {answer.prompt for answer in own}
+    return Summary(
+        mode=mode,
+        category=category,
+        n_answers=len(own),
+        n_tokens=sum(answer.n_tokens for answer in own),
+        acceptance_length=acceptance_length(steps),
+        acceptance_rate=acceptance_rate(steps),
+        per_position=per_position(steps),
+        tokens_per_second=spread(filter(None, map(throughput, own))),
+        speed_up=spread(speed_ups(among, mode)) if speculative else None,
+        speed_up_total=_speed_up_total(among, mode) if speculative else None,
+        first_token=spread(answer.times[0] for answer in own),
+        per_token_p50=percentile(gaps, 0.5) if gaps else None,
+        per_token_p95=percentile(gaps, 0.95) if gaps else None,
+        answer=spread(answer.times[-1] for answer in own),
+        identical=identical_share(among, mode) if speculative and greedy else None,
+        largest_margin=largest_margin((d for d in differences if d.prompt in known), mode),
+        score=score(own),
+        drift=drift(among, mode),
+        part_seconds=part_seconds(steps) if steps else {},
+    )
+
+
+def _speed_up_total(answers: Sequence[Answer], mode: str) -> float | None:
+    both = list(pairs(answers, mode))
+    plain = seconds_per_token(p for p, _ in both)
+    other = seconds_per_token(o for _, o in both)
+    return plain / other if plain and other else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,96 @@
+"""What was measured, as plain data that goes to JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+#: The parts of a verify step whose seconds the loop knows.
+PARTS = ("draft", "verify", "sample", "inject")
+#: ``Answer.mode`` of stock ``llama_cpp.Llama``; a width's mode is its number.
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verify step.
+
+    Attributes:
+        n_drafted: drafts verified.
+        n_accepted: drafts among the tokens emitted.
+        n_emitted: tokens emitted, correction or bonus included.
+        seconds: by part, see ``PARTS``.
+    """
+
+    n_drafted: int
+    n_accepted: int
+    n_emitted: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to one prompt.
+
+    Attributes:
+        prompt: id of the prompt.
+        mode: ``PLAIN``, or the width as a string.
+        round: from 0 on; modes alternate within a round.
+        tokens: generated, the one that ended the answer included.
+        times: seconds from the request to each token, as many as ``tokens``.
+        steps: verify steps in their order; the first token comes from the prompt and has none.
+            Empty for plain decoding.
+        seconds_prompt: of ``times[0]``, by part: "prefill" (verifier) and "inject" (drafter).
+            Empty for plain decoding.
+        correct: whether the answer passed the prompt's check; None where there is no check.
+        ended: the verifier ended it; else it was cut.
+    """
+
+    prompt: str
+    category: str
+    mode: str
+    round: int
+    n_prompt: int
+    tokens: list[int]
+    times: list[float]
+    steps: list[Step] = field(default_factory=list)
+    seconds_prompt: Mapping[str, float] = field(default_factory=dict)
+    correct: bool | None = None
+    ended: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens generated."""
+        return len(self.tokens)
+
+    @property
+    def seconds_decoding(self) -> float:
+        """From the first token to the last."""
+        return self.times[-1] - self.times[0]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an answer first differs from the plain one.
+
+    Attributes:
+        position: index among the generated tokens.
+        margin: the plain logits there, best less second best.
+    """
+
+    prompt: str
+    mode: str
+    position: int
+    margin: float
+
+
+def answer_to_dict(answer: Answer) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return asdict(answer)
+
+
+def answer_from_dict(values: Mapping[str, Any]) -> Answer:
+    """The inverse of ``answer_to_dict``."""
+    steps = [Step(**step) for step in values["steps"]]
+    return Answer(**{**values, "steps": steps})
