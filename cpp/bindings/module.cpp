@@ -25,7 +25,8 @@ void bind(std::uintptr_t library, const py::dict& layout) {
 }  // namespace
 
 void register_errors(py::module_& /*module*/) {
-  py::register_exception_translator([](std::exception_ptr pointer) {
+  // Local: the exceptions of other modules stay theirs.
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const ContextError& error) {

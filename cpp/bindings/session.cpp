@@ -2,9 +2,11 @@
 
 #include <pybind11/numpy.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <sstream>
+#include <thread>
 
 #include "bindings/bindings.h"
 #include "core/errors.h"
@@ -52,18 +54,15 @@ class Handle {
   template <class Work>
   auto run(Work work) {
     const py::gil_scoped_release unlocked;
-    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
-    if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
+    const Turn turn(*this);
     check_open();
-    const Publisher publisher(*this);
     return work(session_);
   }
 
   /// Reads of plain fields: with the GIL, and never beside a call that changes them.
   template <class Read>
   auto read(Read read_field) {
-    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
-    if (!alone) throw BackendError("the session is at work in another thread: one call at a time");
+    const auto alone = enter();
     return read_field(session_);
   }
 
@@ -82,6 +81,11 @@ class Handle {
   void close() {
     const py::gil_scoped_release unlocked;
     session_.cancel();
+    if (at_work_here()) {
+      // A signal handler between two chunks of a read: that ends before it decodes again.
+      closed_ = true;
+      return;
+    }
     const std::lock_guard<std::mutex> alone(mutex_);
     closed_ = true;
   }
@@ -91,15 +95,30 @@ class Handle {
   LlamaDrafter* drafter() const { return drafter_; }
 
  private:
-  struct Publisher {
-    explicit Publisher(Handle& h) : handle(h) {}
-    ~Publisher() {
-      const std::lock_guard<std::mutex> alone(handle.stats_mutex_);
+  /// A call that works on the session; the statistics are published at its end.
+  struct Turn {
+    explicit Turn(Handle& h) : handle(h), alone(h.enter()) {
+      handle.worker_ = std::this_thread::get_id();
+    }
+    ~Turn() {
+      handle.worker_ = std::thread::id();
+      const std::lock_guard<std::mutex> publishing(handle.stats_mutex_);
       handle.last_ = handle.session_.last_stats();
       handle.total_ = handle.session_.total_stats();
     }
     Handle& handle;
+    std::unique_lock<std::mutex> alone;
   };
+
+  std::unique_lock<std::mutex> enter() {
+    std::unique_lock<std::mutex> alone(mutex_, std::defer_lock);
+    if (at_work_here() || !alone.try_lock()) {
+      throw BackendError("the session is at work in another thread: one call at a time");
+    }
+    return alone;
+  }
+
+  bool at_work_here() const { return worker_ == std::this_thread::get_id(); }
 
   void check_open() const {
     if (closed_) throw BackendError("the session is closed");
@@ -109,10 +128,11 @@ class Handle {
   LlamaDrafter* drafter_;
   Session session_;
   std::mutex mutex_;
+  std::atomic<std::thread::id> worker_{};
   std::mutex stats_mutex_;
   Stats last_;
   Stats total_;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
 };
 
 StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens,
