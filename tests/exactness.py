@@ -8,14 +8,21 @@ text before it, both tokens lie within a stated margin of the best logit; nothin
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from models.tiny_text import IM_END, SPECIAL, prompt
+
+import dflash_local
+from dflash_local import _core
+from dflash_local.drafter import LoadedDrafter, address
+from dflash_local.drafter_file import read_drafter
 
 Floats = npt.NDArray[np.float32]
 
@@ -136,3 +143,24 @@ def rounding(llm: llama_cpp.Llama, tokens: Sequence[int]) -> float:
     for token in tokens:
         llm.eval([token])
     return float(np.abs(llm.scores[: len(tokens)] - batched).max())
+
+
+@contextmanager
+def session_on(
+    llm: llama_cpp.Llama, drafter: Path, layers: Sequence[int] | None = None
+) -> Iterator[tuple[dflash_local.Session, _core.Drafter]]:
+    """A session made by hand over a stock verifier; `layers` replaces the drafter's own."""
+    info = read_drafter(drafter)
+    loaded = LoadedDrafter(info, llm._ctx.ctx, llm.context_params)
+    verifier = _core.Verifier(
+        address(llm._ctx.ctx),
+        max_rows=llm.n_batch,
+        feature_layers=info.target_layers if layers is None else layers,
+    )
+    session = dflash_local.Session(verifier, loaded.core)
+    llm._ctx.kv_cache_clear()  # a new session takes the memory to be empty
+    try:
+        yield session, loaded.core
+    finally:
+        session.close()
+        loaded.close()
