@@ -1,0 +1,1 @@
+"""DFlash here against its peers: the engines, their interleaved runs, the table."""

@@ -1,0 +1,193 @@
+"""One run: for each kind of weights start the engines, measure, and report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dflash_local import hub
+from dflash_local.drafter_file import DrafterInfo, read_drafter
+
+from . import hardware, summary
+from .answer import EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant
+from .engine import UnavailableError
+from .measure import Plan, measure
+from .options import DEMO_WEIGHTS, Options
+from .output import Report
+from .progress import shown
+from .prompts import Vocabulary, read_prompts, tokenize
+from .weights import AS_IS, verifier_in
+from .worker import Worker
+
+# Where the loops of llama.cpp look ahead they want a little room behind the last token.
+_ROOM = 64
+_DEMO_CHECKPOINT = Path(__file__).resolve().parents[2] / "drafters" / "smollm2-135m-dflash"
+_TORCH_WEIGHTS = ("BF16", "F16", AS_IS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run's inputs, found and checked.
+
+    Attributes:
+        torch_weights: the one kind that is compared with torch, which reads no quantised ones.
+    """
+
+    options: Options
+    weights: tuple[str, ...]
+    drafter: DrafterInfo
+    vocabulary: Vocabulary
+    torch_weights: str | None
+
+    @property
+    def widths(self) -> list[int]:
+        """Ours, from 1 on."""
+        return self._given(self.options.widths)
+
+    @property
+    def n_max(self) -> list[int]:
+        """Upstream's."""
+        return self._given(self.options.n_max)
+
+    def _given(self, asked: tuple[int, ...]) -> list[int]:
+        most = self.drafter.max_width
+        return [width for width in asked or range(1, most + 1) if width <= most]
+
+
+def prepare(options: Options) -> Job:
+    """Finds the models and reads the prompts.
+
+    Raises:
+        ModelError: a model is missing or unusable.
+        PromptError: the prompts are.
+    """
+    weights = options.weights or (DEMO_WEIGHTS if options.verifier is None else (AS_IS,))
+    drafter = read_drafter(options.drafter or hub.demo_drafter())
+    entries = read_prompts(options.prompts, options.n_prompts)
+    vocabulary = tokenize(verifier_in(weights[0], options.verifier), entries)
+    torch_weights = next((kind for kind in _TORCH_WEIGHTS if kind in weights), None)
+    return Job(options, weights, drafter, vocabulary, torch_weights)
+
+
+def run(job: Job, console: Console) -> Report:
+    """Measures all weights.
+
+    Raises:
+        UnavailableError: stock llama_cpp or ours does not run: nothing is left to compare.
+        ModelError: the verifier cannot be had in these weights.
+    """
+    report = Report(_facts(job))
+    began = time.monotonic()
+    for index, weights in enumerate(job.weights):
+        verifier = verifier_in(weights, job.options.verifier)
+        deadline = _deadline(job, began, index)
+        with _plan(job, weights, verifier, report) as plan, shown(console, weights) as progress:
+            report.records += measure(plan, deadline=deadline, progress=progress)
+            report.skipped |= {f"{name} on {weights}": why for name, why in plan.skipped.items()}
+            if Variant(STOCK, 0) not in plan.workers:
+                raise UnavailableError(plan.skipped[STOCK])
+    report.rows = _in_order(summary.rows(report.records))
+    report.notes += _notes(job, report)
+    return report
+
+
+def _deadline(job: Job, began: float, index: int) -> float | None:
+    minutes = job.options.minutes
+    if minutes is None:
+        return None
+    return began + minutes * 60 * (index + 1) / len(job.weights)
+
+
+@contextmanager
+def _plan(job: Job, weights: str, verifier: Path, report: Report) -> Iterator[Plan]:
+    """The engines that came up; the others are told in the report."""
+    setup = _setup(job, verifier)
+    workers: dict[Variant, Worker] = {}
+    with ExitStack() as stack:
+
+        def start(name: str, variants: list[Variant], python: str | None = None) -> None:
+            worker = Worker(name, setup, python) if python else Worker(name, setup)
+            stack.callback(worker.close)
+            report.facts["versions"] |= worker.versions
+            workers.update(dict.fromkeys(variants, worker))
+
+        start("llama", [Variant(STOCK, 0), *(Variant(OURS, w) for w in [0, *job.widths])])
+        for name, variants, python in _peers(job, weights):
+            try:
+                start(name, variants, python)
+            except UnavailableError as error:
+                report.skipped[variants[0].engine] = str(error)
+        options = job.options
+        yield Plan(weights, job.vocabulary.prompts, options.max_tokens, options.rounds, workers)
+
+
+def _peers(job: Job, weights: str) -> Iterator[tuple[str, list[Variant], str | None]]:
+    options = job.options
+    if "xllamacpp" in options.peers:
+        kinds = [UPSTREAM, *([EAGLE3] if options.eagle3 else []), *([MTP] if options.mtp else [])]
+        drafting = [Variant(kind, width) for kind in kinds for width in job.n_max]
+        yield "xllamacpp", [Variant(UPSTREAM, 0), *drafting], None
+    if "torch" in options.peers and weights == job.torch_weights:
+        variants = [Variant(TORCH, 0), Variant(TORCH, job.drafter.max_width)]
+        yield "torch", variants, options.torch_python
+
+
+def _setup(job: Job, verifier: Path) -> dict[str, Any]:
+    options = job.options
+    checkpoint = options.torch_drafter or (None if options.verifier else _DEMO_CHECKPOINT)
+    longest = max(map(len, job.vocabulary.prompts)) + options.max_tokens + _ROOM
+    return {
+        "verifier": str(verifier),
+        "drafter": str(job.drafter.path),
+        "kind": "dspark" if job.drafter.kind == "dspark" else "dflash",
+        "n_ctx": -(-longest // 256) * 256,
+        "threads": options.threads,
+        "gpu_layers": options.gpu_layers,
+        "flash_attn": options.flash_attn,
+        "n_max": job.n_max,
+        "eagle3": str(options.eagle3) if options.eagle3 else None,
+        "mtp": options.mtp,
+        "torch_drafter": str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
+        "torch_dtype": options.torch_dtype,
+        "end_tokens": job.vocabulary.end_tokens,
+    }
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    named = {field.name: getattr(job.options, field.name) for field in fields(job.options)}
+    plain = {key: value.name if isinstance(value, Path) else value for key, value in named.items()}
+    plain |= {"weights": job.weights, "drafter": job.drafter.path.name}
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": hardware.hardware(),
+        "versions": {},
+        "options": plain,
+        "load_average_before": hardware.load_average(),
+    }
+
+
+def _notes(job: Job, report: Report) -> list[str]:
+    notes = []
+    if any(row.engine == TORCH for row in report.rows):
+        notes.append(f"{TORCH} computes in {job.options.torch_dtype}")
+    elif "torch" in job.options.peers and job.torch_weights is None:
+        report.skipped[TORCH] = f"it needs {' or '.join(_TORCH_WEIGHTS)} among --weights"
+    load = report.facts["load_average_before"]
+    if load is not None and load > 0.5:
+        notes.append(f"the machine was busy before the run (load {load:.1f}): do not cite this")
+    return notes
+
+
+def _in_order(rows: list[summary.Row]) -> list[summary.Row]:
+    engines = [STOCK, OURS, UPSTREAM, EAGLE3, MTP, TORCH]
+    weights = list(dict.fromkeys(row.weights for row in rows))
+    return sorted(
+        rows, key=lambda row: (weights.index(row.weights), engines.index(row.engine), row.width)
+    )
