@@ -62,7 +62,9 @@ class Handle {
   /// Reads of plain fields: with the GIL, and never beside a call that changes them.
   template <class Read>
   auto read(Read read_field) {
-    const auto alone = enter();
+    refuse_beside_work();
+    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
+    if (!alone) throw_at_work();
     return read_field(session_);
   }
 
@@ -81,7 +83,7 @@ class Handle {
   void close() {
     const py::gil_scoped_release unlocked;
     session_.cancel();
-    if (at_work_here()) {
+    if (worker_.load() == std::this_thread::get_id()) {
       // A signal handler between two chunks of a read: that ends before it decodes again.
       closed_ = true;
       return;
@@ -97,7 +99,9 @@ class Handle {
  private:
   /// A call that works on the session; the statistics are published at its end.
   struct Turn {
-    explicit Turn(Handle& h) : handle(h), alone(h.enter()) {
+    explicit Turn(Handle& h) : handle(h) {
+      handle.refuse_beside_work();
+      alone = std::unique_lock<std::mutex>(handle.mutex_);  // waits for a field that is read
       handle.worker_ = std::this_thread::get_id();
     }
     ~Turn() {
@@ -110,15 +114,13 @@ class Handle {
     std::unique_lock<std::mutex> alone;
   };
 
-  std::unique_lock<std::mutex> enter() {
-    std::unique_lock<std::mutex> alone(mutex_, std::defer_lock);
-    if (at_work_here() || !alone.try_lock()) {
-      throw BackendError("the session is at work in another thread: one call at a time");
-    }
-    return alone;
+  void refuse_beside_work() const {
+    if (worker_.load() != std::thread::id()) throw_at_work();
   }
 
-  bool at_work_here() const { return worker_ == std::this_thread::get_id(); }
+  [[noreturn]] static void throw_at_work() {
+    throw BackendError("the session is at work in another thread: one call at a time");
+  }
 
   void check_open() const {
     if (closed_) throw BackendError("the session is closed");
