@@ -1,0 +1,295 @@
+"""Asks stock ``llama_cpp.Llama`` and ``dflash_local.Llama`` the same prompts, turn by turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from dflash_local import Llama
+from dflash_local.drafter_file import read_drafter
+from dflash_local.errors import BackendError, ContextError, DFlashError
+from dflash_local.gguf_header import GGUFHeader
+
+from .margins import find_differences
+from .memory import LoadLog, Memory, resident_bytes
+from .record import PLAIN, Answer, Difference, Step
+from .rendering import render
+from .staircase import Staircase, measure_staircase
+from .suite import Prompt
+
+#: (answers done, answers in all, what is being done)
+Progress = Callable[[int, int, str], None]
+#: An answer's tokens, the seconds to each of them, its steps, and the seconds of its prompt.
+_Asked = tuple[list[int], list[float], list[Step], dict[str, float]]
+
+DEFAULT_N_CTX = 4096
+_WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured. Widths None: 0, 2, 4 and the drafter's largest."""
+
+    verifier: Path
+    drafter: Path
+    threads: int
+    widths: tuple[int, ...] | None = None
+    max_tokens: int = 128
+    temperature: float = 0.0
+    repeat: int = 2
+    n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
+    gpu_layers: int = 0
+    seed: int = 1
+    kv_f32: bool = False
+
+
+@dataclass
+class Run:
+    """All that a run has measured.
+
+    Attributes:
+        widths: that were run.
+        max_width: that the drafter gives at most.
+        answers: plain ones and those of every width.
+        staircase: what decodes cost by width.
+    """
+
+    widths: tuple[int, ...]
+    max_width: int
+    n_ctx: int
+    answers: list[Answer] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    staircase: Staircase | None = None
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def modes(self) -> list[str]:
+        """Plain first, then the widths."""
+        return [PLAIN, *map(str, self.widths)]
+
+
+def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progress) -> Run:
+    """Loads both models once, warms them up, and measures.
+
+    Raises:
+        DFlashError: a file, a width or a prompt that cannot be used.
+        ValueError: libllama cannot load the verifier.
+    """
+    max_width = read_drafter(options.drafter).max_width
+    widths = check_widths(options.widths, max_width)
+    n_ctx = options.n_ctx or min(DEFAULT_N_CTX, _trained_context(options.verifier))
+    run = Run(widths, max_width, n_ctx)
+    with ExitStack() as stack:
+        bench = _Bench(options, run, _load(options, run, stack))
+        bench.measure(prompts, progress)
+    return run
+
+
+def check_widths(widths: Sequence[int] | None, max_width: int) -> tuple[int, ...]:
+    """The widths to run, in order; None: 0, 2, 4 and the largest.
+
+    Raises:
+        DFlashError: a width is more than the drafter gives.
+    """
+    if widths is None:
+        return tuple(sorted({w for w in (0, 2, 4) if w < max_width} | {max_width}))
+    too_wide = [width for width in widths if width > max_width]
+    if too_wide:
+        raise DFlashError(
+            f"width {', '.join(map(str, too_wide))}: the drafter's block gives {max_width} drafts "
+            "at most"
+        )
+    return tuple(sorted(set(widths)))
+
+
+def _load(options: BenchOptions, run: Run, stack: ExitStack) -> tuple[llama_cpp.Llama, Llama]:
+    """Stock llama_cpp's model, and ours with its drafter; says in ``run`` what memory they take."""
+    settings = _settings(options, run.n_ctx)
+    memory = run.memory
+    memory.resident["before"] = resident_bytes()
+    with LoadLog() as log:
+        plain = llama_cpp.Llama(str(options.verifier), **settings)
+    stack.enter_context(closing(plain))
+    memory.plain = log.models
+    memory.resident["plain"] = resident_bytes()
+    with LoadLog() as log:
+        llm = Llama(str(options.verifier), drafter=str(options.drafter), **settings)
+    stack.enter_context(closing(llm))
+    memory.speculative, memory.devices = log.models, log.devices
+    memory.resident["speculative"] = resident_bytes()
+    if llm.session is None:
+        raise BackendError(
+            f"{options.verifier}: nothing can be drafted for this verifier (see the warning), so "
+            "there is nothing to compare"
+        )
+    return plain, llm
+
+
+def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "n_ctx": n_ctx,
+        "n_threads": options.threads,
+        "n_threads_batch": options.threads,
+        "n_gpu_layers": options.gpu_layers,
+        "verbose": False,
+    }
+    if options.kv_f32:
+        settings |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    return settings
+
+
+def _trained_context(verifier: Path) -> int:
+    header = GGUFHeader(verifier)
+    return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))
+
+
+class _Bench:
+    def __init__(
+        self, options: BenchOptions, run: Run, models: tuple[llama_cpp.Llama, Llama]
+    ) -> None:
+        self._options = options
+        self._run = run
+        self._plain, self._llm = models
+
+    def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
+        rendered = self._render(prompts)
+        total = self._options.repeat * len(prompts) * len(self._run.modes)
+        progress(0, total, "warming up")
+        for mode in self._run.modes:
+            self._ask(mode, rendered[prompts[0].id], _WARM_UP_TOKENS, seed=0)
+        for done, (number, prompt, mode) in enumerate(self._order(prompts)):
+            progress(done, total, f"{prompt.id}, {_name(mode)}")
+            self._run.answers.append(self._answer(number, prompt, mode, rendered[prompt.id]))
+        progress(total, total, "costs by width")
+        self._run.staircase = measure_staircase(self._plain, self._llm, self._context(rendered))
+        if self._options.temperature == 0:
+            progress(total, total, "margins where answers differ")
+            answers = self._run.answers
+            self._run.differences = find_differences(self._plain, rendered, answers)
+
+    def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+        rendered = {prompt.id: render(self._plain, prompt) for prompt in prompts}
+        room = self._run.n_ctx - self._options.max_tokens
+        long = [
+            f"{name} ({len(tokens)})" for name, tokens in rendered.items() if len(tokens) > room
+        ]
+        if long:
+            raise ContextError(
+                f"a context of {self._run.n_ctx} tokens leaves {room} for the prompt; longer are: "
+                f"{', '.join(long)}. Raise --n-ctx or lower --max-tokens"
+            )
+        return rendered
+
+    def _order(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Prompt, str]]:
+        """Rounds, in them prompts, in them modes: each time another mode goes first."""
+        modes = self._run.modes
+        for number in range(self._options.repeat):
+            for index, prompt in enumerate(prompts):
+                shift = (index + number) % len(modes)
+                for mode in modes[shift:] + modes[:shift]:
+                    yield number, prompt, mode
+
+    def _answer(self, number: int, prompt: Prompt, mode: str, tokens: list[int]) -> Answer:
+        # One seed for all modes: above temperature 0 they draw alike.
+        seed = self._options.seed + number
+        said, times, steps, seconds = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
+        text = self._plain.detokenize(said, prev_tokens=tokens).decode("utf-8", "replace")
+        return Answer(
+            prompt=prompt.id,
+            category=prompt.category,
+            mode=mode,
+            round=number,
+            n_prompt=len(tokens),
+            tokens=said,
+            times=times,
+            steps=steps,
+            seconds_prompt=seconds,
+            correct=None if prompt.check is None else prompt.check(text),
+            ended=is_end(self._plain, said[-1]),
+        )
+
+    def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> _Asked:
+        temperature = self._options.temperature
+        llm = self._plain if mode == PLAIN else self._llm
+        if mode != PLAIN:
+            self._llm.width = int(mode)
+        llm.reset()  # every answer reads its whole prompt
+        llm.set_seed(seed)
+        return ask(llm, tokens, max_tokens, temperature)
+
+    def _context(self, rendered: dict[str, list[int]]) -> list[int]:
+        """A text of the mean length that the run's tokens were generated at."""
+        answers = self._run.answers
+        mean = sum(a.n_prompt + a.n_tokens // 2 for a in answers) // len(answers)
+        text = [t for a in answers[:: len(self._run.modes)] for t in rendered[a.prompt] + a.tokens]
+        room = self._run.n_ctx - self._run.max_width - 2
+        return text[: max(1, min(mean, room))]
+
+
+def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: float) -> _Asked:
+    """One answer through ``llm.generate``, as users get it."""
+    said: list[int] = []
+    times: list[float] = []
+    counted = _Counted(llm.session) if isinstance(llm, Llama) else None
+    start = time.perf_counter()
+    with closing(llm.generate(tokens, temp=temperature)) as stream:
+        for token in stream:
+            times.append(time.perf_counter() - start)
+            said.append(token)
+            if counted is not None:
+                counted.look()
+            if len(said) == max_tokens or is_end(llm, token):
+                break
+    if counted is None:
+        return said, times, [], {}
+    return said, times, counted.steps, counted.prompt_seconds
+
+
+class _Counted:
+    """Tells the steps of an answer apart by what the session's statistics have grown."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._before: Any = None
+        self.steps: list[Step] = []
+        self.prompt_seconds: dict[str, float] = {}
+
+    def look(self) -> None:
+        """To be called after each token."""
+        now, before = self._session.last_stats, self._before
+        if before is None:
+            self.prompt_seconds = {"prefill": now.seconds_prefill, "inject": now.seconds_inject}
+        elif now.n_steps == before.n_steps:
+            return
+        else:
+            self.steps.append(_step_between(before, now))
+        self._before = now
+
+
+def _step_between(before: Any, after: Any) -> Step:
+    return Step(
+        n_drafted=after.n_drafted - before.n_drafted,
+        n_accepted=after.n_accepted - before.n_accepted,
+        n_emitted=after.n_tokens - before.n_tokens,
+        seconds={
+            "draft": after.seconds_draft - before.seconds_draft,
+            "verify": after.seconds_verify - before.seconds_verify,
+            "sample": after.seconds_sample - before.seconds_sample,
+            "inject": after.seconds_inject - before.seconds_inject,
+        },
+    )
+
+
+def is_end(llm: llama_cpp.Llama, token: int) -> bool:
+    """Whether the token ends an answer."""
+    return bool(llama_cpp.llama_vocab_is_eog(llm._model.vocab, token))
+
+
+def _name(mode: str) -> str:
+    return "plain" if mode == PLAIN else f"width {mode}"
