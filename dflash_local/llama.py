@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import inspect
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,16 +13,14 @@ from typing import Any, TypeVar, cast
 
 import llama_cpp
 import numpy as np
-from llama_cpp import _internals as internals
 
-from . import _core, generation, pairing
-from .drafter import LoadedDrafter, address
+from . import _core, generation, pairing, seam
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
-from .gguf_header import GGUFHeader
 from .hub import fingerprint
 from .state import LlamaState
 from .stats import SessionStats
+from .turns import Turns
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
@@ -85,10 +81,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._ctx: Any
         self.input_ids: Any
         self.scores: Any
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._session: _core.Session | None = None
         self._width = _checked_width(width)
-        self._turn = object()
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
@@ -102,87 +97,22 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.close()
             raise
 
-    # ---- attaching a drafter ---------------------------------------------------------------
-
     def _attach(self, info: DrafterInfo) -> None:
-        for warning in pairing.check_pair(info, self._verifier_info()):
+        for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
-        rows = self.n_batch if self._reads_all_rows else min(info.max_width + 1, self.n_batch)
-        self._remake_context(info, rows)
-        if not self._can_take_back(info.max_width):
+        rows = seam.remake_context(self, info)
+        if not seam.can_take_back(self, info.max_width):
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
                 "verifier's architecture, so drafts cannot be verified on it: decoding plainly"
             )
             return
-        drafter = LoadedDrafter(
-            info,
-            self._ctx.ctx,
-            self.context_params,
-            n_gpu_layers=self.model_params.n_gpu_layers,
-        )
-        self._stack.callback(drafter.close)
+        self._session = seam.open_session(self, info, rows, self._width)
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
-        verifier = _core.Verifier(
-            address(self._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
-        )
-        self._session = _core.Session(
-            verifier, drafter.core, width=-1 if self._width is None else self._width
-        )
-        self._stack.callback(self._session.close)
-        self._grow_input_ids()
+        seam.grow_arrays(self)
         if self._width is not None and self._width > info.max_width:
             self._warn(f"width {self._width}: the drafter's block gives {info.max_width} at most")
-
-    @property
-    def _reads_all_rows(self) -> bool:
-        return bool(self._logits_all or self.context_params.embeddings)
-
-    def _verifier_info(self) -> pairing.VerifierInfo:
-        header = GGUFHeader(self.model_path)
-        template = header.get("tokenizer.chat_template")
-        return pairing.VerifierInfo(
-            path=header.path,
-            architecture=str(header.get("general.architecture")),
-            n_embd=self.n_embd(),
-            n_layer=llama_cpp.llama_model_n_layer(self._model.model),
-            tokens=header.get("tokenizer.ggml.tokens") or [],
-            chat_template=template if isinstance(template, str) else None,
-        )
-
-    def _remake_context(self, info: DrafterInfo, rows: int) -> None:
-        """Makes the parent's context again, with parameters that its constructor hides."""
-        self._ctx.close()
-        if not self._reads_all_rows:
-            self.context_params.n_outputs_max = rows
-        if self._is_recurrent or self._is_hybrid:
-            # Such a memory takes back only what it holds snapshots of.
-            self.context_params.n_rs_seq = info.max_width
-        self._ctx = self._stack.enter_context(
-            contextlib.closing(
-                internals.LlamaContext(
-                    model=self._model, params=self.context_params, verbose=self.verbose
-                )
-            )
-        )
-        if self._lora_adapter is not None:
-            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._lora_adapter)
-            scales = (ctypes.c_float * 1)(self.lora_scale)
-            if llama_cpp.llama_set_adapters_lora(self._ctx.ctx, adapters, 1, scales):
-                raise RuntimeError(f"failed to set the LoRA adapter {self.lora_path}")
-
-    def _can_take_back(self, n_tokens: int) -> bool:
-        recurrent = self._is_recurrent or self._is_hybrid
-        return not recurrent or llama_cpp.llama_n_rs_seq(self._ctx.ctx) >= n_tokens
-
-    def _grow_input_ids(self) -> None:
-        # libllama rounds n_ctx up; the parent sizes its arrays by the number asked for.
-        missing = self._n_ctx - len(self.input_ids)
-        if missing > 0:
-            self.input_ids = np.pad(self.input_ids, (0, missing))
-            if self._logits_all:
-                self.scores = np.pad(self.scores, ((0, missing), (0, 0)))
 
     # ---- what users see of it --------------------------------------------------------------
 
@@ -233,13 +163,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
             self._sampler = sampler
             self._begin(session, list(tokens), reset=options["reset"])
-            turn = self._turn
+            turn = self._turns.current
         by_row = self._logits_all or options["logits_processor"] is not None
         form = generation.by_row if by_row else generation.by_step
         yield from form(self, session, sampler, options["stopping_criteria"], turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
-        self._turn = object()
+        self._turns.begin()
         self._align(session)
         session.start_answer()
         self._catch_up(session)
@@ -268,7 +198,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if session is None:
             super().eval(tokens)
             return
-        self._turn = object()
+        self._turns.begin()
         self._align(session)
         for start in range(0, len(tokens), self.n_batch):
             chunk = list(tokens[start : start + self.n_batch])
@@ -304,7 +234,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def reset(self) -> None:
         super().reset()
         if self._session is not None:
-            self._turn = object()
+            self._turns.begin()
             self._session.align([])
 
     @_as_in_parent(llama_cpp.Llama.embed)
@@ -337,7 +267,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     @_locked
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         session = self._session
-        self._turn = object()
+        self._turns.begin()
         try:
             super().load_state(state)
         except BaseException:
@@ -347,7 +277,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             raise
         if session is None:
             return
-        self._grow_input_ids()
+        seam.grow_arrays(self)
         # A state may hold rows past its tokens: the parent drops them when it decodes.
         if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
             self._ctx.kv_cache_clear()
@@ -365,44 +295,20 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def close(self) -> None:
         if self._session is not None:
             self._session.cancel()
-        with self._lock:  # another thread's step comes to its end
+        with self._turns.waiting():  # another thread's step comes to its end
             super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _alone(self, turn: object = None) -> Iterator[None]:
-        """Has the model for itself, in the turn of the generator that asks, if one does.
-
-        Raises:
-            BackendError: another thread has it, or the turn is over.
-        """
-        if self._session is None:
-            yield
-            return
-        if not self._lock.acquire(blocking=False):
-            raise BackendError("the model is at work in another thread: one call at a time")
-        try:
-            if turn not in (None, self._turn):
-                raise BackendError(
-                    "the model was used for something else while this generator was running: "
-                    "finish or close a generator before the next call"
-                )
-            yield
-        finally:
-            self._lock.release()
+    def _alone(self, turn: object = None) -> contextlib.AbstractContextManager[None]:
+        """Has the model for itself; see ``Turns.alone``. The parent's methods never had."""
+        return contextlib.nullcontext() if self._session is None else self._turns.alone(turn)
 
     @contextlib.contextmanager
     def _if_still(self, turn: object) -> Iterator[bool]:
         """Whether it is still the generator's turn: else who took it brings all in line."""
-        if not self._lock.acquire(blocking=False):
-            yield False
-            return
-        try:
-            session = self._session
-            yield self._turn is turn and session is not None and not session.closed
-        finally:
-            self._lock.release()
+        with self._turns.if_still(turn) as mine:
+            yield mine and self._session is not None and not self._session.closed
 
     def _align(self, session: _core.Session) -> None:
         """Tells the session what the parent's fields say: chat handlers write them directly."""
