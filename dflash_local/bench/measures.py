@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from .record import PARTS, PLAIN, Answer, Difference, Step
@@ -96,11 +97,7 @@ def seconds_per_token(answers: Iterable[Answer]) -> float | None:
 
 def token_gaps(answers: Iterable[Answer]) -> list[float]:
     """Seconds between a token and the one before. The tokens of a step come together."""
-    return [
-        later - earlier
-        for answer in answers
-        for earlier, later in zip(answer.times, answer.times[1:], strict=False)
-    ]
+    return [later - earlier for answer in answers for earlier, later in pairwise(answer.times)]
 
 
 def pairs(answers: Sequence[Answer], mode: str) -> Iterator[tuple[Answer, Answer]]:

@@ -11,38 +11,37 @@ from pathlib import Path
 import llama_cpp
 
 _MIB = 1 << 20
-_BUFFER = re.compile(r"(\S+) (model|KV|RS|compute|output) buffer size = +([\d.]+) MiB")
+_BUFFER = re.compile(r"(KV|RS|compute|output) buffer size = +([\d.]+) MiB")
 _DEVICE = re.compile(r"using device (\S+ \(.*?\))")
 _NEW_CONTEXT = "constructing llama_context"
 
 
 @dataclass
-class ModelMemory:
-    """Bytes of one model and its context; ``kv`` holds recurrent states too."""
+class ContextMemory:
+    """Bytes of a context; ``kv`` holds recurrent states too, ``compute`` the rows of logits."""
 
-    weights: float = 0.0
     kv: float = 0.0
     compute: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.weights + self.kv + self.compute
 
 
 @dataclass
 class Memory:
-    """What was allocated.
+    """What was allocated, in bytes.
 
     Attributes:
-        plain: stock ``llama_cpp.Llama``: its verifier. Empty where libllama did not say.
-        speculative: verifier and drafter of ``dflash_local.Llama``.
-        resident: bytes of the process "before", then with "plain", then with both.
+        verifier, drafter: weights, as large as the files.
+        plain_context: of stock ``llama_cpp.Llama``. None where libllama did not say.
+        verifier_context: of ``dflash_local.Llama``.
+        drafter_context: of its drafter.
+        resident: of the process "before" loading, then with "plain", then with both.
         devices: what libllama computes on beside the CPU.
     """
 
-    plain: list[ModelMemory] = field(default_factory=list)
-    speculative: list[ModelMemory] = field(default_factory=list)
+    verifier: int = 0
+    drafter: int = 0
+    plain_context: ContextMemory | None = None
+    verifier_context: ContextMemory | None = None
+    drafter_context: ContextMemory | None = None
     resident: dict[str, int | None] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
 
@@ -51,12 +50,12 @@ class LoadLog:
     """Reads libllama's log while models are loaded; its log callback is put back afterwards.
 
     Attributes:
-        models: in the order they were loaded. A context that was made anew counts once.
+        contexts: in the order they were made, those that were closed again among them.
         devices: as libllama names them.
     """
 
     def __init__(self) -> None:
-        self.models: list[ModelMemory] = []
+        self.contexts: list[ContextMemory] = []
         self.devices: list[str] = []
         self._pending = ""
         self._callback = llama_cpp.llama_log_callback(self._keep)
@@ -80,24 +79,20 @@ class LoadLog:
 
     def read(self, line: str) -> None:
         """Takes in one line of the log."""
-        if _NEW_CONTEXT in line and self.models:
-            self.models[-1].kv = self.models[-1].compute = 0.0
+        if _NEW_CONTEXT in line:
+            self.contexts.append(ContextMemory())
         device = _DEVICE.search(line)
         if device and device.group(1) not in self.devices:
             self.devices.append(device.group(1))
         found = _BUFFER.search(line)
-        if found:
-            self._add(found.group(2), float(found.group(3)) * _MIB)
+        if found and self.contexts:
+            self._add(found.group(1), float(found.group(2)) * _MIB)
 
     def _add(self, kind: str, size: float) -> None:
-        if kind == "model":
-            if not self.models or self.models[-1].compute:
-                self.models.append(ModelMemory())
-            self.models[-1].weights += size
-        elif self.models and kind in ("KV", "RS"):
-            self.models[-1].kv += size
-        elif self.models:
-            self.models[-1].compute += size
+        if kind in ("KV", "RS"):
+            self.contexts[-1].kv += size
+        else:
+            self.contexts[-1].compute += size
 
 
 def resident_bytes() -> int | None:

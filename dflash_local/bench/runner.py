@@ -112,16 +112,21 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> tuple[llama_cpp.
     """Stock llama_cpp's model, and ours with its drafter; says in ``run`` what memory they take."""
     settings = _settings(options, run.n_ctx)
     memory = run.memory
+    memory.verifier = options.verifier.stat().st_size
+    memory.drafter = options.drafter.stat().st_size
     memory.resident["before"] = resident_bytes()
     with LoadLog() as log:
         plain = llama_cpp.Llama(str(options.verifier), **settings)
     stack.enter_context(closing(plain))
-    memory.plain = log.models
+    memory.devices = log.devices
+    if log.contexts:
+        memory.plain_context = log.contexts[-1]
     memory.resident["plain"] = resident_bytes()
     with LoadLog() as log:
         llm = Llama(str(options.verifier), drafter=str(options.drafter), **settings)
     stack.enter_context(closing(llm))
-    memory.speculative, memory.devices = log.models, log.devices
+    if len(log.contexts) > 1:
+        memory.verifier_context, memory.drafter_context = log.contexts[-2:]
     memory.resident["speculative"] = resident_bytes()
     if llm.session is None:
         raise BackendError(

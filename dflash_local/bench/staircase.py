@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from statistics import median
 from typing import Any
 
@@ -77,7 +77,7 @@ def _plain_tokens(plain: llama_cpp.Llama, context: list[int]) -> list[float]:
     times = []
     for _ in islice(plain.generate(context, temp=0.0), _PLAIN_TOKENS + 1):
         times.append(time.perf_counter())
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
 def _step_seconds(llm: Llama, session: Any, context: list[int], width: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 # name: (module with main(argv) -> int, help line)
 COMMANDS = {
     "chat": ("dflash_local.cli.chat", "talk to a model, drafting with DFlash"),
+    "bench": ("dflash_local.cli.bench", "measure a pair: acceptance, speed, latency, quality"),
 }
 
 

@@ -1,0 +1,251 @@
+"""``dflash-local bench``: acceptance, throughput, latency and quality of a pair, in one report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dflash_local import hub
+from dflash_local.bench import markdown, tables
+from dflash_local.bench.compare import describe
+from dflash_local.bench.machine import load_average
+from dflash_local.bench.pictures import draw_pictures
+from dflash_local.bench.report import Report, Results, derive, read_report, write_report
+from dflash_local.bench.results_csv import write_csv
+from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions, Progress, run_bench
+from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
+from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.options import _natural, _non_negative, _positive
+from dflash_local.errors import DFlashError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says. No verifier: the demo pair."""
+
+    out: Path
+    verifier: Path | None = None
+    drafter: Path | None = None
+    prompts: Path | None = None
+    suite: str = "default"
+    per_category: int | None = None
+    max_tokens: int = BenchOptions.max_tokens
+    temperature: float = BenchOptions.temperature
+    widths: tuple[int, ...] | None = None
+    repeat: int = BenchOptions.repeat
+    n_ctx: int | None = None
+    threads: int = field(default_factory=physical_cores)
+    gpu_layers: int = BenchOptions.gpu_layers
+    seed: int = BenchOptions.seed
+    kv_f32: bool = False
+    compare: Path | None = None
+    csv: Path | None = None
+
+
+def main(argv: list[str]) -> int:
+    """Run the subcommand; returns the exit status."""
+    arguments = parse(argv)
+    try:
+        with _warnings_on_stderr():
+            return _bench(arguments)
+    except KeyboardInterrupt:
+        print("dflash-local bench: interrupted, nothing was written", file=sys.stderr)
+        return 130
+    except (DFlashError, OSError, RuntimeError, ValueError) as error:
+        print(f"dflash-local bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _bench(arguments: Arguments) -> int:
+    from rich.console import Console
+
+    # All that can be wrong with files is told before anything runs for minutes.
+    prompts = load_prompts(arguments.prompts or SUITES[arguments.suite])
+    if arguments.per_category is not None:
+        prompts = first_of_each(prompts, arguments.per_category)
+    older = None if arguments.compare is None else read_report(arguments.compare)
+    options = _options(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    before = load_average()
+    with _progress() as progress:
+        run = run_bench(options, prompts, progress)
+    load = {"before": before, "after": load_average()}
+    results = derive(options, run, prompts, load)
+    report = write_report(results, arguments.out)
+    compared = [] if older is None else describe(older, report)
+    text = markdown.to_markdown(results, report, compared)
+    (arguments.out / "report.md").write_text(text, encoding="utf-8")
+    _draw(results, arguments.out)
+    if arguments.csv is not None:
+        write_csv(report, arguments.csv)
+    _show(Console(), results, report, compared)
+    print(f"\n{arguments.out / 'report.md'}")
+    return 0
+
+
+def _options(arguments: Arguments) -> BenchOptions:
+    if (arguments.verifier is None) != (arguments.drafter is None):
+        missing = "--drafter" if arguments.drafter is None else "--verifier"
+        raise DFlashError(f"{missing} is missing: give both models, or none for the demo pair")
+    return BenchOptions(
+        verifier=arguments.verifier or hub.demo_verifier(),
+        drafter=arguments.drafter or hub.demo_drafter(),
+        threads=arguments.threads,
+        widths=arguments.widths,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        repeat=arguments.repeat,
+        n_ctx=arguments.n_ctx,
+        gpu_layers=arguments.gpu_layers,
+        seed=arguments.seed,
+        kv_f32=arguments.kv_f32,
+    )
+
+
+def _draw(results: Results, folder: Path) -> None:
+    try:
+        draw_pictures(results, folder)
+    except DFlashError as error:  # the figures are worth more than their pictures
+        print(f"dflash-local bench: {error}", file=sys.stderr)
+
+
+# ---- on the terminal -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal; nothing where standard error is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    text = TextColumn("[progress.description]{task.description}")
+    console = Console(stderr=True)
+    with Bar(*columns, text, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
+
+
+def _show(console: Console, results: Results, report: Report, compared: list[str]) -> None:
+    shown = {
+        "Speed": tables.speed_table(results.overall),
+        "By category (speed-up / acceptance length)": tables.category_table(results.by_category),
+        "Latency": tables.latency_table(results.overall),
+        "Quality": tables.quality_table(results.overall),
+        "Cost account": tables.cost_table(results.costs),
+    }
+    for title, table in shown.items():
+        if console.is_terminal:
+            _rich_table(console, title, table)
+        else:
+            print(f"{title}\n\n{markdown.markdown_table(table)}\n")
+    for line in [*markdown.warnings(report), *(f"- {line}" for line in compared)]:
+        print(line.replace("**", ""))
+    print(results.costs.verdict)
+
+
+def _rich_table(console: Console, title: str, table: tables.Table) -> None:
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(table.head):
+        shown.add_column(name, justify="left" if index == 0 else "right")
+    for index, row in enumerate(table.rows):
+        shown.add_row(*row, style="bold green" if index == table.best else None)
+    console.print(shown)
+
+
+@contextlib.contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"dflash-local bench: warning: {message}", file=sys.stderr
+        )
+        yield
+
+
+# ---- options -------------------------------------------------------------------------------
+
+
+def parse(argv: list[str]) -> Arguments:
+    """The arguments in ``argv``; a mistake in them ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="dflash-local bench",
+        argument_default=argparse.SUPPRESS,
+        description="Measure a verifier with and without its drafter: stock llama_cpp.Llama and "
+        "every width take turns, prompt by prompt. Without --verifier: the demo pair. Writes "
+        "report.md, report.json, records.jsonl and pictures to a folder.",
+    )
+    _add_what(parser.add_argument_group("what is measured"))
+    _add_how(parser.add_argument_group("how it is decoded"))
+    _add_output(parser.add_argument_group("output"))
+    arguments = Arguments(**vars(parser.parse_args(argv)))
+    if arguments.out.exists() and not arguments.out.is_dir():
+        parser.error(f"--out: {arguments.out} is a file, expected a folder")
+    return arguments
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
+    add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
+    own = (
+        'a JSON object a line, with "messages" or "prompt"; "id", "category", "answer" if you like'
+    )
+    prompts = group.add_mutually_exclusive_group()
+    prompts.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help=own)
+    prompts.add_argument("--suite", choices=sorted(SUITES), help="prompts of this package")
+    few = "only the first N prompts of each category"
+    add("--per-category", type=_positive, metavar="N", help=few)
+    widths = (
+        "drafts a step, each of them in turn; 0 drafts nothing (default: 0,2,4 and the largest)"
+    )
+    add("--widths", type=_widths, metavar="0,2,4", help=widths)
+    rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
+    add("--repeat", type=_positive, metavar="N", help=rounds)
+
+
+def _add_how(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    length = f"of an answer at most (default {Arguments.max_tokens})"
+    add("--max-tokens", type=_at_least_two, metavar="N", help=length)
+    add("--temperature", type=_non_negative, metavar="T", help="0 is greedy (default 0)")
+    add("--seed", type=_natural, metavar="N", help=f"of the sampler (default {Arguments.seed})")
+    context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
+    add("--n-ctx", type=_positive, metavar="N", help=context)
+    add("--threads", type=_positive, metavar="N", help="CPU threads (default: the physical cores)")
+    layers = f"layers on the GPU, -1 for all (default {Arguments.gpu_layers})"
+    add("--gpu-layers", type=int, metavar="N", help=layers)
+    add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--out", type=Path, metavar="DIR", required=True, help="the folder of the report")
+    older = "tell what changed beyond noise against an older report.json"
+    add("--compare", type=Path, metavar="OLD.json", help=older)
+    add("--csv", type=Path, metavar="DIR", help="keep the medians in this machine's file in DIR")
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_natural(part.strip()) for part in text.split(","))
+
+
+def _at_least_two(text: str) -> int:
+    # The first token belongs to the prompt: one token has no speed.
+    number = _positive(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("a speed needs at least 2 tokens")
+    return number
