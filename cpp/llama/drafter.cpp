@@ -88,6 +88,8 @@ void LlamaDrafter::decode(const llama_batch& batch) {
 }
 
 const float* LlamaDrafter::logits(int32_t i) const {
+  // libllama counts negative rows from the end.
+  if (i < 0) throw std::invalid_argument("a row of logits is 0 or more");
   const float* row = timed(backend_seconds_,
                            [&] { return api().llama_get_logits_ith(context_, first_row() + i); });
   if (row == nullptr) throw std::invalid_argument("the last draft has no such row of logits");
