@@ -279,7 +279,7 @@ void Session::check_emitted(const std::vector<Token>& emitted) const {
   if (!proposed_) throw std::logic_error("commit() follows propose()");
   const int32_t n = size_of(emitted);
   const int32_t n_accepted = count_accepted(draft_.tokens, emitted);
-  if (n < 1 || n > size_of(block_) || n_accepted < n - 1) {
+  if (n < 1 || n_accepted < n - 1) {
     throw std::invalid_argument("commit() takes a prefix of the draft and one token more");
   }
 }

@@ -27,6 +27,7 @@ void Calls::fail(int32_t k, How how, int32_t n) {
 
 bool Calls::next(Kind kind) {
   ++count_;
+  if (kind == Kind::trim) ++n_trims_;
   const bool fails = count_ >= first_ && count_ < first_ + n_;
   if (fails) failed_in_trim_ = kind == Kind::trim;
   if (fails && how_ == How::before) throw Failure("told to fail");
@@ -167,6 +168,7 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
   CHECK(width >= 1 && width <= max_width());
   CHECK_EQUAL(memory_.size(), static_cast<size_t>(pos));  // all features before the anchor
   ++n_drafts;
+  widths.push_back(width);
   out.clear();
   uint32_t hash = Law::after(memory_.empty() ? Law::kNothing : memory_.back().hash, anchor);
   for (int32_t i = 0; i < width; ++i) {

@@ -35,6 +35,8 @@ class Calls {
   [[noreturn]] static void fail_now() { throw Failure("told to fail halfway"); }
   /// Whether a call threw since fail().
   bool failed() const { return count_ >= first_ && n_ > 0; }
+  /// Calls of trim() so far.
+  int32_t n_trims() const { return n_trims_; }
   /// Whether the call that threw last was a trim().
   bool failed_in_trim() const { return failed_in_trim_; }
 
@@ -44,6 +46,7 @@ class Calls {
   int32_t n_ = 0;
   How how_ = How::before;
   bool failed_in_trim_ = false;
+  int32_t n_trims_ = 0;
 };
 
 /// The law that the verifier's tokens obey.
@@ -145,7 +148,8 @@ class FakeDrafter : public Drafter {
 
   int32_t n_features_wanted = FakeVerifier::kFeatures;
   int32_t max_inject_wanted = 5;
-  int32_t n_drafts = 0;  ///< calls of draft()
+  int32_t n_drafts = 0;         ///< calls of draft()
+  std::vector<int32_t> widths;  ///< what they were asked for
 
  private:
   const Law& law_;

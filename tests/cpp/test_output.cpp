@@ -203,6 +203,31 @@ TEST(max_tokens_bounds_what_a_step_emits) {
   }
 }
 
+TEST(max_tokens_cuts_the_draft_and_not_the_drafters_block) {
+  Rig rig;
+  rig.session.sync(prompt(7));
+  rig.session.step(rig.sampler);
+  CHECK_EQUAL(rig.session.step(rig.sampler, 3).n_drafted, 2);
+  CHECK_EQUAL(rig.drafter.widths, (std::vector<int32_t>{5}));
+  CHECK_EQUAL(rig.session.step(rig.sampler, 1).n_drafted, 0);
+  CHECK_EQUAL(rig.drafter.widths.size(), 1U);  // nothing to cut: nothing is drafted
+}
+
+TEST(a_step_trims_only_what_was_rejected) {
+  for (const bool accepted : {true, false}) {
+    RigOptions options;
+    options.right = accepted ? FakeDrafter::Right(right::all) : FakeDrafter::Right(right::none);
+    Rig rig(options);
+    rig.session.sync(prompt(7));
+    for (int32_t i = 0; i < 9; ++i) rig.session.step(rig.sampler);
+    CHECK_EQUAL(rig.calls.n_trims(), accepted ? 0 : 8);
+    const size_t n_draft = rig.session.draft().tokens.size();
+    rig.session.discard();  // of a step that was committed: nothing
+    CHECK_EQUAL(rig.calls.n_trims(), accepted ? 0 : 8);
+    CHECK_EQUAL(rig.session.draft().tokens.size(), n_draft);
+  }
+}
+
 TEST(max_tokens_below_one_is_refused_in_every_state) {
   Rig rig;
   rig.session.sync(prompt(7));

@@ -339,6 +339,7 @@ TEST(align_with_tokens_of_somebody_else_decodes_plainly) {
       CHECK_EQUAL(rig.session.n_features(), n_shared);
       CHECK(rig.session.features_missing());
       CHECK(!rig.session.logits_live());
+      CHECK_THROWS(std::logic_error, rig.session.commit({1}));
       const int32_t n_drafts = rig.drafter.n_drafts;
       check_answer(rig);
       CHECK_EQUAL(rig.drafter.n_drafts, n_drafts);
@@ -370,6 +371,7 @@ TEST(align_drops_a_block_that_was_proposed) {
   // The caller counts the anchor as read: it is, the drafts behind it are not.
   rig.session.align(rig.session.tokens());
   rig.check_agreement();
+  CHECK_THROWS(std::logic_error, rig.session.commit({1}));
   check_answer(rig);
 }
 
