@@ -21,6 +21,8 @@ _MEASURES = {
 }
 #: Without a second round nothing is known of the machine's noise: this much is assumed.
 _UNKNOWN_NOISE = 0.05
+#: Quartiles of fewer prompts mean nothing.
+_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Change:
 
     Attributes:
         ratio: median over the prompts of new over old.
-        low, high: the interval that the median of such ratios lies in, 95 % (McGill's notch),
-            widened by how far the rounds of either report lay apart.
+        low, high: the interval that the median of such ratios lies in (95 %), widened by how far
+            the rounds of either report lay apart.
     """
 
     mode: str
@@ -60,7 +62,7 @@ def compare(old: Report, new: Report) -> list[Change]:
         for measure in _MEASURES:
             ratios = list(_ratios(old, new, mode, measure))
             if ratios:
-                noise = _noise(old, new, mode, measure)
+                noise = _noise(old, new, measure)
                 changes.append(_change(mode, measure, ratios, noise))
     return changes
 
@@ -122,27 +124,24 @@ def _value(modes: Mapping[str, Mapping[str, float]], mode: str, measure: str) ->
     return speed / plain if speed and plain and mode != "plain" else None
 
 
-def _noise(old: Report, new: Report, mode: str, measure: str) -> float:
+def _noise(old: Report, new: Report, measure: str) -> float:
     """How far apart the rounds of the noisier report lie; nothing where no clock is involved."""
     if measure == "acceptance_length":
         return 0.0
-    drifts = [_drift(report, mode) for report in (old, new)]
-    return max(_UNKNOWN_NOISE if drift is None else drift for drift in drifts)
+    return max(_drift(old), _drift(new))
 
 
-def _drift(report: Report, mode: str) -> float | None:
-    for summary in report["summaries"]:
-        if summary["category"] == "all" and summary["mode"] == mode:
-            drift: float | None = summary["drift"]
-            return drift
-    return None
+def _drift(report: Report) -> float:
+    """The largest of all modes: it is the machine that wavers, whatever it is doing."""
+    drifts = [s["drift"] for s in report["summaries"] if s["category"] == "all"]
+    known = [drift for drift in drifts if drift is not None]
+    return max(known, default=_UNKNOWN_NOISE)
 
 
 def _change(mode: str, measure: str, ratios: list[float], noise: float) -> Change:
     logs = [math.log(ratio) for ratio in ratios]
     middle = median(logs)
-    notch = 1.57 * (percentile(logs, 0.75) - percentile(logs, 0.25)) / math.sqrt(len(logs))
-    margin = notch + math.log1p(noise)
+    margin = _half_width(logs, middle) + math.log1p(noise)
     return Change(
         mode=mode,
         measure=measure,
@@ -151,3 +150,11 @@ def _change(mode: str, measure: str, ratios: list[float], noise: float) -> Chang
         high=math.exp(middle + margin),
         n_prompts=len(ratios),
     )
+
+
+def _half_width(values: list[float], middle: float) -> float:
+    """Of the interval that the median lies in: McGill's notch, or the whole range of a few."""
+    if len(values) < _FEW:
+        return max(abs(value - middle) for value in values)
+    quartiles = percentile(values, 0.75) - percentile(values, 0.25)
+    return 1.57 * quartiles / math.sqrt(len(values))

@@ -16,7 +16,7 @@ class CostRow:
 
     Attributes:
         verify, draft: medians of the staircase.
-        sample, inject: means of the run's steps, at the nearest width that was run.
+        sample, inject: medians of the run's steps, at the nearest width that was run.
         break_even: acceptance length at which a step costs as much as plain decoding of its tokens.
         acceptance_length: measured at this width; else what the acceptance per position of the
             widest run says of it.
@@ -105,7 +105,7 @@ def _row(width: int, staircase: Staircase, by_width: Mapping[int, Summary]) -> C
 def _nearest(width: int, by_width: Mapping[int, Summary]) -> Mapping[str, float]:
     if not by_width:
         return {"sample": 0.0, "inject": 0.0}
-    return by_width[min(by_width, key=lambda w: abs(w - width))].part_seconds
+    return by_width[min(by_width, key=lambda w: abs(w - width))].part_medians
 
 
 def _curve(by_width: Mapping[int, Summary]) -> list[float]:
@@ -124,7 +124,7 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase) -> str:
     best = max(measured or drafting, key=lambda row: row.measured or row.predicted)
     gain = best.measured or best.predicted
     sight = "measured" if best.measured else "predicted"
-    held = _held_back_by(best, staircase)
+    held = _held_back_by(best, staircase, gain)
     opening = "Drafting pays here" if gain > 1 else "Drafting does not pay here"
     return (
         f"{opening}: the best width, {best.width}, gives {gain:.2f}x ({sight}); a step there costs "
@@ -133,7 +133,7 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase) -> str:
     )
 
 
-def _held_back_by(row: CostRow, staircase: Staircase) -> str:
+def _held_back_by(row: CostRow, staircase: Staircase, gain: float) -> str:
     plain = staircase.plain
     n_rejected = row.width + 1 - row.acceptance_length
     # What the step would bring if one thing were as good as it can be; acceptance half-way, since
@@ -146,7 +146,7 @@ def _held_back_by(row: CostRow, staircase: Staircase) -> str:
     }
     worst = max(wishes, key=lambda name: wishes[name])
     reason = _REASONS[worst].format(**_facts(row, staircase))
-    return f"{reason} ({wishes[worst]:.2f}x at best)"
+    return f"{reason} ({gain * wishes[worst] / row.predicted:.2f}x at best)"
 
 
 def _facts(row: CostRow, staircase: Staircase) -> dict[str, float]:

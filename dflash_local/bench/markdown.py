@@ -63,7 +63,7 @@ def _conditions(report: Report) -> str:
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     lines = [
         f"- {hardware['cpu']}, {hardware['logical_cpus']} logical CPUs, {gpus}, "
-        f"{hardware['system']}; {options['threads']} threads",
+        f"{hardware['system']}; threads: {options['threads']}",
         "- " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"- {options['n_prompts']} prompts, {options['repeat']} rounds, "
         f"{options['max_tokens']} tokens at most, temperature {options['temperature']:g}, "

@@ -75,6 +75,11 @@ def part_seconds(steps: Sequence[Step]) -> dict[str, float]:
     return {part: sum(s.seconds.get(part, 0.0) for s in steps) / n_steps for part in PARTS}
 
 
+def part_medians(steps: Sequence[Step]) -> dict[str, float]:
+    """Median seconds a step, by part: what a step takes when nothing disturbs it."""
+    return {part: median(s.seconds.get(part, 0.0) for s in steps) for part in PARTS}
+
+
 def all_steps(answers: Iterable[Answer]) -> list[Step]:
     """The verify steps of several answers."""
     return [step for answer in answers for step in answer.steps]
@@ -180,6 +185,7 @@ class Summary:
         identical: share of answers equal to plain ones; None above temperature 0.
         largest_margin: see ``Difference``; None where nothing differs.
         drift: see ``drift``.
+        part_seconds, part_medians: of a step; empty where there are none.
     """
 
     mode: str
@@ -201,6 +207,7 @@ class Summary:
     score: float | None
     drift: float | None
     part_seconds: Mapping[str, float]
+    part_medians: Mapping[str, float]
 
 
 def summarize(
@@ -236,6 +243,7 @@ def summarize(
         score=score(own),
         drift=drift(among, mode),
         part_seconds=part_seconds(steps) if steps else {},
+        part_medians=part_medians(steps) if steps else {},
     )
 
 

@@ -172,7 +172,7 @@ def _position_curves(axes: Any, results: Results) -> None:
     if len(lines) > 1:
         overall = _of(results.overall, mode)
         _curve(axes, overall, color="black", label="all", linewidth=3, markersize=6)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("position in the draft")
     axes.set_title(f"Blocks accepted at least so far, {mode_name(mode)}", loc="left")
@@ -201,7 +201,8 @@ def _length_against_break_even(axes: Any, costs: CostAccount) -> None:
         label="measured",
     )
     pays = [length > need for length, need in zip(lengths, needed, strict=True)]
-    axes.fill_between(widths, needed, lengths, where=pays, color=_BLUE, alpha=0.5, linewidth=0)
+    area = {"color": _BLUE, "alpha": 0.5, "linewidth": 0, "interpolate": True}
+    axes.fill_between(widths, needed, lengths, where=pays, **area)
     axes.set_ylim(0, max(*lengths, *needed) * 1.1)
     axes.set_xlabel("width (drafts a step)")
     axes.set_ylabel("tokens a step")
@@ -237,21 +238,14 @@ def _staircase(axes: Any, costs: CostAccount) -> None:
         heights = [1e3 * getattr(row, part) for row in costs.rows]
         axes.bar(widths, heights, bottom=bottom, color=_PART_COLOURS[part], label=part, width=0.75)
         bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
-    axes.axhline(1e3 * costs.plain, color="black", linewidth=1.2, linestyle="--")
-    axes.annotate(
-        f"a plain token: {milliseconds(costs.plain)} ms",
-        (widths[0] - 0.4, 1e3 * costs.plain),
-        xytext=(0, 5),
-        textcoords="offset points",
-        fontsize=10,
-        backgroundcolor="#ffffffcc",
-    )
-    axes.set_ylim(0, max(bottom) * 1.12)
+    label = f"a plain token: {milliseconds(costs.plain)} ms"
+    axes.axhline(1e3 * costs.plain, color="black", linewidth=1.5, linestyle="--", label=label)
+    axes.set_ylim(0, max(bottom) * 1.25)
     axes.set_xticks(widths)
     axes.set_xlabel("width (drafts a step)")
     axes.set_ylabel("milliseconds")
     axes.set_title("What a step costs, by part", loc="left")
-    axes.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.0, 0.98))
+    axes.legend(loc="upper left", ncols=2)
 
 
 def _predictions(axes: Any, costs: CostAccount) -> None:

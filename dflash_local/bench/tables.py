@@ -130,8 +130,8 @@ def number(value: float | None, digits: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.5 is 50 %."""
-    return NONE if share is None else f"{share:.0%}".replace("%", " %")
+    """0.5 is 50%."""
+    return NONE if share is None else f"{share:.0%}"
 
 
 def milliseconds(seconds: float | None) -> str:
