@@ -146,7 +146,7 @@ def _held_back_by(row: CostRow, staircase: Staircase, gain: float) -> str:
     }
     worst = max(wishes, key=lambda name: wishes[name])
     reason = _REASONS[worst].format(**_facts(row, staircase))
-    return f"{reason} ({gain * wishes[worst] / row.predicted:.2f}x at best)"
+    return f"{reason} ({gain * wishes[worst] / row.predicted:.2f}x if {_CONDITIONS[worst]})"
 
 
 def _facts(row: CostRow, staircase: Staircase) -> dict[str, float]:
@@ -168,5 +168,11 @@ _REASONS = {
     "inject": "handing features to the drafter: it takes {inject:.0%} of a step, and a drafter "
     "with fewer target layers would help",
     "accept": "the drafter: {rejected:.0%} of its drafts are rejected, and training it longer, on "
-    "prompts like these, would help, to where half of them are accepted",
+    "prompts like these, would help",
+}
+_CONDITIONS = {
+    "verify": "a block cost as much as one token",
+    "draft": "it cost nothing",
+    "inject": "it cost nothing",
+    "accept": "half of the rejected ones were accepted",
 }
