@@ -581,10 +581,11 @@ def _cancelled_read(session: Session, tokens: list[int]) -> tuple[BaseException 
     refused = ""
     while not refused and thread.is_alive():
         try:
-            session.width = session.width
+            _ = session.n_past
         except BackendError as error:  # it has begun
             refused = str(error)
-    time.sleep(0.05)
+        time.sleep(0.001)
+    time.sleep(0.02)
     session.cancel()
     thread.join(60)
     assert not thread.is_alive()
