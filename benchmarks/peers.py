@@ -14,7 +14,6 @@ import sys
 from peers.engine import UnavailableError
 from peers.options import Options, parse
 from peers.output import print_report, write_csv, write_json
-from peers.prompts import PromptError
 from peers.run import prepare, run
 from rich.console import Console
 
@@ -29,7 +28,7 @@ def main(options: Options) -> int:
             write_json(report, options.json)
         if options.csv is not None:
             write_csv(report, options.csv)
-    except (DFlashError, PromptError, UnavailableError, OSError) as error:
+    except (DFlashError, UnavailableError, OSError) as error:
         print(f"peers.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

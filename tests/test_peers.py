@@ -24,6 +24,9 @@ from peers.engine_torch import _n_drafted  # noqa: E402
 from peers.measure import _turned  # noqa: E402
 from peers.worker import Worker  # noqa: E402
 
+from dflash_local.bench.measures import Spread  # noqa: E402
+from dflash_local.bench.suite import Prompt  # noqa: E402
+
 MODELS = ROOT / "tests" / "models"
 has_xllamacpp = find_spec("xllamacpp") is not None
 
@@ -86,8 +89,8 @@ def test_each_engine_is_compared_with_its_own_plain_decoding() -> None:
 def test_rows_hold_paired_speedups_and_absolute_figures() -> None:
     rows = summary.rows(recorded_run())
     ours = row_of(rows, OURS, 2)
-    assert ours.tokens_per_second == summary.Spread(20.0, 20.0, 20.0)
-    assert ours.speedup == summary.Spread(1.5, 1.25, 1.75)  # 2 and 1, paired by prompt
+    assert ours.tokens_per_second == Spread(20.0, 20.0, 20.0, n=2)
+    assert ours.speedup == Spread(1.5, 1.25, 1.75, n=2)  # 2 and 1, paired by prompt
     assert ours.acceptance_length == pytest.approx(20 / 8)
     assert (ours.n_answers, ours.n_tokens) == (2, 22)
     assert (ours.n_drafted, ours.n_accepted) == (24, 12)
@@ -98,7 +101,7 @@ def test_rows_hold_paired_speedups_and_absolute_figures() -> None:
     assert upstream.tokens_per_second.median == pytest.approx(25.0)
     assert upstream.acceptance_length == pytest.approx(20 / 15)
     plain = row_of(rows, UPSTREAM, 0)
-    assert plain.speedup == summary.Spread(1.0, 1.0, 1.0)
+    assert plain.speedup == Spread(1.0, 1.0, 1.0, n=2)
     assert plain.acceptance_length == 1.0
 
 
@@ -111,7 +114,7 @@ def test_rounds_are_paired_with_their_own_plain_answers() -> None:
         record(OURS, 2, 0, answer(11, 9.0), round_=2),  # nothing to pair it with
     ]
     row = row_of(summary.rows(records), OURS, 2)
-    assert row.speedup == summary.Spread(2.0, 2.0, 2.0)
+    assert row.speedup == Spread(2.0, 2.0, 2.0, n=2)
     assert row.n_answers == 2
 
 
@@ -134,11 +137,6 @@ def test_answers_of_one_token_and_engines_without_plain_give_no_row() -> None:
     assert summary.rows([record(STOCK, 0, 0, answer(1, 0.0))]) == []
 
 
-def test_spread_is_median_and_quartiles() -> None:
-    assert summary.spread([3.0]) == summary.Spread(3.0, 3.0, 3.0)
-    assert summary.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == summary.Spread(3.0, 2.0, 4.0)
-
-
 def test_variants_take_turns_in_going_first() -> None:
     variants = [Variant(OURS, width) for width in range(3)]
     firsts = [_turned(variants, n)[0].width for n in range(4)]
@@ -159,7 +157,7 @@ def test_torchs_drafts_are_counted_as_cut_at_the_end() -> None:
 def report() -> output.Report:
     facts = {
         "date": "2026-01-01",
-        "hardware": {"cpu": "Some CPU", "cores": 2},
+        "hardware": {"cpu": "Some CPU", "logical_cpus": 2, "features": ["AVX2"]},
         "versions": {"dflash-local": "0.1.0", "xllamacpp": "1"},
         "options": {"threads": 2, "max_tokens": 48, "flash_attn": "default"},
     }
@@ -259,33 +257,20 @@ def test_mistakes_end_with_a_message(
     assert complaint in capsys.readouterr().err
 
 
-def test_prompts_take_the_categories_in_turn(tmp_path: Path) -> None:
-    file = tmp_path / "p.jsonl"
-    entries = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")]
-    file.write_text("\n".join(json.dumps({"prompt": p, "category": c}) for p, c in entries))
-    found = [entry["prompt"] for entry in prompts.read_prompts(file, 4)]
-    assert found == ["a1", "b1", "c1", "a2"]
-    assert len(prompts.read_prompts(file, 2)) == 2
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "x"}', '{"messages": ["x"]}'])
-def test_bad_prompts_are_told_with_their_line(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "p.jsonl"
-    file.write_text('{"prompt": "x"}\n' + line)
-    with pytest.raises(prompts.PromptError, match="line 2"):
-        prompts.read_prompts(file, None)
-
-
-def test_the_suite_is_there() -> None:
-    assert len(prompts.read_prompts(prompts.SUITE, None)) >= 20
+def test_prompts_take_the_categories_in_turn() -> None:
+    asked = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")]
+    found = prompts.in_turn([Prompt(id=name, category=kind, text="x") for name, kind in asked])
+    assert [prompt.id for prompt in found] == ["a1", "b1", "c1", "a2"]
 
 
 def test_prompts_go_through_the_verifiers_template(tiny_verifier: Path) -> None:
-    vocabulary = prompts.tokenize(tiny_verifier, [{"prompt": "Who is anna?"}])
-    (tokens,) = vocabulary.prompts
-    assert tokens[0] == 1  # <|im_start|>
+    chat = Prompt(id="1", category="", messages=({"role": "user", "content": "Who is anna?"},))
+    bare = Prompt(id="2", category="", text="anna is")
+    vocabulary = prompts.tokenize(tiny_verifier, [chat, bare])
+    assert vocabulary.prompts[0][0] == 1  # <|im_start|>
+    assert len(vocabulary.prompts[0]) > len(vocabulary.prompts[1]) > 0
+    assert 1 not in vocabulary.prompts[1]
     assert 2 in vocabulary.end_tokens  # <|im_end|>
-    assert len(tokens) > 10
 
 
 # ---- engines ---------------------------------------------------------------------------------

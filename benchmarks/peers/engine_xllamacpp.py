@@ -17,16 +17,15 @@ _GREEDY = {"temperature": 0, "samplers": ["top_k"], "top_k": 1}
 
 
 class UpstreamEngine:
-    """A server for plain decoding and one for each kind and length of drafts."""
+    """A server for each kind and length of drafts; 0 is plain decoding."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         advice = "pip install xllamacpp"
         self._x = required("xllamacpp", advice)
         self._setup = setup
-        self._servers = {(UPSTREAM, 0): self._server(None, 0)}
-        for name, widths in self._kinds():
-            for width in widths:
-                self._servers[name, width] = self._server(name, width)
+        self._servers = {
+            (engine, width): self._server(engine, width) for engine, width in setup["variants"]
+        }
 
     def versions(self) -> dict[str, str]:
         return {"xllamacpp": version("xllamacpp")}
@@ -38,15 +37,10 @@ class UpstreamEngine:
             raise RuntimeError(f"the server answered {reply}")
         return _answer(reply)
 
-    def _kinds(self) -> list[tuple[str, list[int]]]:
-        widths = self._setup["n_max"]
-        wanted = [(UPSTREAM, True), (EAGLE3, self._setup["eagle3"]), (MTP, self._setup["mtp"])]
-        return [(name, widths) for name, asked in wanted if asked]
-
-    def _server(self, name: str | None, width: int) -> Any:
+    def _server(self, engine: str, width: int) -> Any:
         params = self._plain_params()
-        if name is not None:
-            self._add_drafts(params, name, width)
+        if width > 0:
+            self._add_drafts(params, engine, width)
         return self._x.Server(params)
 
     def _plain_params(self) -> Any:
@@ -65,13 +59,13 @@ class UpstreamEngine:
             params.flash_attn_type = getattr(types, on if setup["flash_attn"] == "on" else off)
         return params
 
-    def _add_drafts(self, params: Any, name: str, width: int) -> None:
+    def _add_drafts(self, params: Any, engine: str, width: int) -> None:
         setup, speculative = self._setup, params.speculative
         kinds = {EAGLE3: "EAGLE3", MTP: "MTP", UPSTREAM: setup["kind"].upper()}
-        kind = f"COMMON_SPECULATIVE_TYPE_DRAFT_{kinds[name]}"
+        kind = f"COMMON_SPECULATIVE_TYPE_DRAFT_{kinds[engine]}"
         speculative.types = [getattr(self._x.common_speculative_type, kind)]
-        if name != MTP:  # its drafter is a part of the verifier's file
-            file = setup["eagle3"] if name == EAGLE3 else setup["drafter"]
+        if engine != MTP:  # its drafter is a part of the verifier's file
+            file = setup["eagle3"] if engine == EAGLE3 else setup["drafter"]
             speculative.draft.mparams.path = file
         speculative.draft.n_max = width
         speculative.draft.n_gpu_layers = setup["gpu_layers"]

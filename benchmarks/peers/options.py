@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
 
-from .prompts import SUITE
 from .weights import AS_IS, FILE_TYPES
 
 PEERS = ("xllamacpp", "torch")
@@ -32,7 +32,7 @@ class Options:
     verifier: Path | None = None
     drafter: Path | None = None
     weights: tuple[str, ...] = ()  # (): DEMO_WEIGHTS, or the user's own file as it is
-    prompts: Path = SUITE
+    prompts: Path = SUITES["default"]
     n_prompts: int = 10
     max_tokens: int = 128
     rounds: int = 3

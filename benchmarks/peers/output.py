@@ -12,8 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dflash_local.bench.measures import Spread
+
 from .answer import OURS, UPSTREAM, Record
-from .summary import Row, Spread
+from .summary import Row
 
 SCHEMA = 1
 _COLUMNS = ("weights", "engine", "width", "tokens/s", "speed-up", "tokens a step", "as plain", "")
@@ -57,7 +59,7 @@ def closing_lines(report: Report) -> list[str]:
     facts = report.facts
     hardware, versions = facts["hardware"], facts["versions"]
     machine = (
-        f"{hardware['cpu']}, {facts['options']['threads']} threads of {hardware['cores']} cores; "
+        f"{hardware['cpu']}, {facts['options']['threads']} threads of {hardware['logical_cpus']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
     )
     skipped = [f"{engine}: skipped: {why}" for engine, why in report.skipped.items()]
@@ -142,7 +144,7 @@ def write_json(report: Report, file: Path) -> None:
 def write_csv(report: Report, file: Path) -> None:
     """One line for each engine, weights and width, with the machine and the versions."""
     facts = report.facts
-    shared = {"date": facts["date"], **facts["hardware"]}
+    shared = {"date": facts["date"], **_joined(facts["hardware"])}
     shared |= {key: facts["options"][key] for key in ("threads", "max_tokens", "flash_attn")}
     shared |= {f"version {name}": version for name, version in facts["versions"].items()}
     lines = [{**_flat(row), **shared} for row in report.rows]
@@ -150,6 +152,10 @@ def write_csv(report: Report, file: Path) -> None:
         writer = csv.DictWriter(stream, list(lines[0]) if lines else [])
         writer.writeheader()
         writer.writerows(lines)
+
+
+def _joined(facts: dict[str, Any]) -> dict[str, Any]:
+    return {key: " ".join(v) if isinstance(v, list) else v for key, v in facts.items()}
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,16 +14,18 @@ from typing import Any
 from rich.console import Console
 
 from dflash_local import hub
+from dflash_local.bench import machine
+from dflash_local.bench.suite import load_prompts
 from dflash_local.drafter_file import DrafterInfo, read_drafter
 
-from . import hardware, summary
+from . import summary
 from .answer import EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant
 from .engine import UnavailableError
 from .measure import Plan, measure
 from .options import DEMO_WEIGHTS, Options
 from .output import Report
 from .progress import shown
-from .prompts import Vocabulary, read_prompts, tokenize
+from .prompts import Vocabulary, in_turn, tokenize
 from .weights import AS_IS, verifier_in
 from .worker import Worker
 
@@ -66,12 +69,12 @@ def prepare(options: Options) -> Job:
 
     Raises:
         ModelError: a model is missing or unusable.
-        PromptError: the prompts are.
+        DFlashError: the file of prompts is.
     """
     weights = options.weights or (DEMO_WEIGHTS if options.verifier is None else (AS_IS,))
     drafter = read_drafter(options.drafter or hub.demo_drafter())
-    entries = read_prompts(options.prompts, options.n_prompts)
-    vocabulary = tokenize(verifier_in(weights[0], options.verifier), entries)
+    prompts = in_turn(load_prompts(options.prompts))[: options.n_prompts]
+    vocabulary = tokenize(verifier_in(weights[0], options.verifier), prompts)
     torch_weights = next((kind for kind in _TORCH_WEIGHTS if kind in weights), None)
     return Job(options, weights, drafter, vocabulary, torch_weights)
 
@@ -113,7 +116,8 @@ def _plan(job: Job, weights: str, verifier: Path, report: Report) -> Iterator[Pl
     with ExitStack() as stack:
 
         def start(name: str, variants: list[Variant], python: str | None = None) -> None:
-            worker = Worker(name, setup, python) if python else Worker(name, setup)
+            asked = [(variant.engine, variant.width) for variant in variants]
+            worker = Worker(name, {**setup, "variants": asked}, python or sys.executable)
             stack.callback(worker.close)
             report.facts["versions"] |= worker.versions
             workers.update(dict.fromkeys(variants, worker))
@@ -131,9 +135,10 @@ def _plan(job: Job, weights: str, verifier: Path, report: Report) -> Iterator[Pl
 def _peers(job: Job, weights: str) -> Iterator[tuple[str, list[Variant], str | None]]:
     options = job.options
     if "xllamacpp" in options.peers:
-        kinds = [UPSTREAM, *([EAGLE3] if options.eagle3 else []), *([MTP] if options.mtp else [])]
-        drafting = [Variant(kind, width) for kind in kinds for width in job.n_max]
-        yield "xllamacpp", [Variant(UPSTREAM, 0), *drafting], None
+        yield "xllamacpp", [Variant(UPSTREAM, width) for width in [0, *job.n_max]], None
+        # In processes of their own: a file that upstream cannot take may end one.
+        for kind in [*([EAGLE3] if options.eagle3 else []), *([MTP] if options.mtp else [])]:
+            yield "xllamacpp", [Variant(kind, width) for width in job.n_max], None
     if "torch" in options.peers and weights == job.torch_weights:
         variants = [Variant(TORCH, 0), Variant(TORCH, job.drafter.max_width)]
         yield "torch", variants, options.torch_python
@@ -151,9 +156,7 @@ def _setup(job: Job, verifier: Path) -> dict[str, Any]:
         "threads": options.threads,
         "gpu_layers": options.gpu_layers,
         "flash_attn": options.flash_attn,
-        "n_max": job.n_max,
         "eagle3": str(options.eagle3) if options.eagle3 else None,
-        "mtp": options.mtp,
         "torch_drafter": str(checkpoint) if checkpoint and checkpoint.is_dir() else None,
         "torch_dtype": options.torch_dtype,
         "end_tokens": job.vocabulary.end_tokens,
@@ -166,10 +169,10 @@ def _facts(job: Job) -> dict[str, Any]:
     plain |= {"weights": job.weights, "drafter": job.drafter.path.name}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware.hardware(),
-        "versions": {},
+        "hardware": machine.hardware([]),
+        "versions": machine.versions(),
         "options": plain,
-        "load_average_before": hardware.load_average(),
+        "load_average_before": machine.load_average(),
     }
 
 

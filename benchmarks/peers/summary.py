@@ -6,21 +6,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from dflash_local.bench.measures import Spread, spread
+
 from .answer import UPSTREAM, Answer, Record, Variant
 
 #: Upstream's ``n_max`` unless its user says otherwise.
 UPSTREAM_DEFAULT = 3
 
 _Key = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -52,14 +45,6 @@ class Row:
     n_accepted: int
     same: float
     seconds_to_first: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of at least one value."""
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(median, low, high)
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
@@ -96,14 +81,20 @@ def _row(
         note=_note(variant),
         n_answers=len(kept),
         n_tokens=sum(answer.n_tokens for answer in kept),
-        tokens_per_second=spread([1 / _pace(answer) for answer in kept]),
-        speedup=spread([_pace(base) / _pace(answer) for answer, base in pairs]),
+        tokens_per_second=_spread([1 / _pace(answer) for answer in kept]),
+        speedup=_spread([_pace(base) / _pace(answer) for answer, base in pairs]),
         acceptance_length=emitted / n_steps if n_steps else 1.0,
         n_drafted=sum(answer.n_drafted for answer in kept),
         n_accepted=sum(answer.n_accepted for answer in kept),
         same=statistics.fmean(answer.output == base.output for answer, base in pairs),
         seconds_to_first=statistics.median(answer.seconds_to_first for answer in kept),
     )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    known = spread(values)
+    assert known is not None  # a row has answers
+    return known
 
 
 def _pace(answer: Answer) -> float:
