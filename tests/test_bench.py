@@ -140,8 +140,8 @@ def test_margins_are_those_of_plain_decoding(make_llama: Any) -> None:
 
 
 def test_widths_are_checked_before_anything_is_loaded() -> None:
-    assert check_widths(None, 7) == (0, 2, 4, 7)
-    assert check_widths(None, 3) == (0, 2, 3)
+    assert check_widths(None, 7) == (0, 1, 2, 4, 7)
+    assert check_widths(None, 3) == (0, 1, 2, 3)
     assert check_widths([4, 1, 4], 7) == (1, 4)
     with pytest.raises(DFlashError, match="width 8, 9: the drafter's block gives 7"):
         check_widths([8, 2, 9], 7)
@@ -197,13 +197,13 @@ def test_the_command_writes_a_report_and_compares_it(prompts_file: Path, tmp_pat
     ):  # fmt: skip
         assert word in text
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert report["options"]["widths"] == [0, 2, 4, 7]
+    assert report["options"]["widths"] == [0, 1, 2, 4, 7]
     overall = {s["mode"]: s for s in report["summaries"] if s["category"] == "all"}
     assert overall["7"]["acceptance_length"] > 1.5
     assert overall["7"]["n_answers"] == overall["plain"]["n_answers"] == 4
     assert overall["plain"]["score"] == overall["7"]["score"] == 1.0
     records = (out / "records.jsonl").read_text().splitlines()
-    assert {answer_from_dict(json.loads(r)).mode for r in records} == {"plain", "0", "2", "4", "7"}
+    assert {answer_from_dict(json.loads(r)).mode for r in records} == set(overall)
     drawn = {"speed.png", "acceptance.png", "costs.png"} if find_spec("matplotlib") else set()
     assert {path.name for path in out.glob("*.png")} == drawn
     assert len(list((tmp_path / "csv").glob("*.csv"))) == 1

@@ -103,7 +103,7 @@ def _throughput_bars(axes: Any, summaries: Sequence[Summary]) -> None:
             ha="center",
         )
     axes.set_xticks(places, [mode_name(s.mode).replace(" ", "\n") for s in summaries])
-    axes.set_ylim(0, max(spread.high for spread in known) * 1.22)
+    axes.set_ylim(0, max(spread.high for spread in known) * 1.22 or 1.0)
     axes.set_ylabel("tokens a second")
     axes.set_title("Throughput, median and quartiles over answers", loc="left")
 

@@ -34,7 +34,7 @@ _WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured. Widths None: 0, 2, 4 and the drafter's largest."""
+    """What is measured. Widths None: 0, 1, 2, 4 and the drafter's largest."""
 
     verifier: Path
     drafter: Path
@@ -92,13 +92,13 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
 
 
 def check_widths(widths: Sequence[int] | None, max_width: int) -> tuple[int, ...]:
-    """The widths to run, in order; None: 0, 2, 4 and the largest.
+    """The widths to run, in order; None: 0, 1, 2, 4 and the largest.
 
     Raises:
         DFlashError: a width is more than the drafter gives.
     """
     if widths is None:
-        return tuple(sorted({w for w in (0, 2, 4) if w < max_width} | {max_width}))
+        return tuple(sorted({w for w in (0, 1, 2, 4) if w < max_width} | {max_width}))
     too_wide = [width for width in widths if width > max_width]
     if too_wide:
         raise DFlashError(

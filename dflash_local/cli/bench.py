@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from dflash_local.errors import DFlashError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_SECONDS_A_LINE = 30.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def _draw(results: Results, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; nothing where standard error is no terminal."""
+    """A bar on a terminal, a line now and then elsewhere; on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -131,11 +134,26 @@ def _progress() -> Iterator[Progress]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     text = TextColumn("[progress.description]{task.description}")
     console = Console(stderr=True)
-    with Bar(*columns, text, console=console, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield _lines()
+        return
+    with Bar(*columns, text, console=console) as bar:
         task = bar.add_task("loading", total=None)
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total, description=what
         )
+
+
+def _lines() -> Progress:
+    last = time.monotonic()
+
+    def line(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SECONDS_A_LINE:
+            last = time.monotonic()
+            print(f"dflash-local bench: {done} of {total} answers ({what})", file=sys.stderr)
+
+    return line
 
 
 def _show(console: Console, results: Results, report: Report, compared: list[str]) -> None:
@@ -210,7 +228,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     few = "only the first N prompts of each category"
     add("--per-category", type=_positive, metavar="N", help=few)
     widths = (
-        "drafts a step, each of them in turn; 0 drafts nothing (default: 0,2,4 and the largest)"
+        "drafts a step, each of them in turn; 0 drafts nothing (default: 0,1,2,4 and the largest)"
     )
     add("--widths", type=_widths, metavar="0,2,4", help=widths)
     rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
