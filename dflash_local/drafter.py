@@ -11,7 +11,7 @@ import llama_cpp
 
 from . import _core
 from .drafter_file import DrafterInfo
-from .errors import BackendError
+from .errors import BackendError, ModelError
 from .llama_log import captured_log
 
 __all__ = ["LoadedDrafter"]
@@ -28,6 +28,7 @@ class LoadedDrafter:
 
     Raises:
         BackendError: libllama could not load the file or make the context.
+        ModelError: what it loaded is not what the file's header says.
     """
 
     def __init__(
@@ -48,7 +49,10 @@ class LoadedDrafter:
             if context is None:
                 raise BackendError(f"{info.path}: libllama could not make the drafter's context")
             stack.callback(llama_cpp.llama_free, context)
-            self.core = _core.Drafter(address(context), drafter_options(info))
+            try:
+                self.core = _core.Drafter(address(context), drafter_options(info))
+            except ValueError as error:
+                raise ModelError(f"{info.path}: {error}") from error
             self._stack = stack.pop_all()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from .errors import ModelError
 from .gguf_header import GGUFHeader
 
 MAX_BLOCK_SIZE = 256
+_ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _MAX_LAYERS = 512  # llama.cpp's own limit, an assertion there
 
 
@@ -111,6 +112,7 @@ def _key_problems(header: GGUFHeader) -> Iterator[str]:
     yield from _head_problems(header)
     yield from _vocabulary_problems(header)
     yield from _target_layer_problems(header)
+    yield from _assertion_problems(header)
     if "dflash.hyper_connection_count" in header:
         yield "a DeepSeek-V4 drafter (hyper connections): not supported"
 
@@ -136,6 +138,36 @@ def _head_problems(header: GGUFHeader) -> Iterator[str]:
             f"dflash.attention.key_length and value_length: found {key_length!r} and "
             f"{value_length!r}, expected the same even number"
         )
+
+
+# What libllama asserts when it loads, or would never come back from.
+def _assertion_problems(header: GGUFHeader) -> Iterator[str]:
+    key = "dflash.attention.layer_norm_rms_epsilon"
+    epsilon = header.get(key)
+    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
+        yield f"{key}: found {epsilon!r}, expected a number from 0 to 1"
+    scaling = header.get("dflash.rope.scaling.type", "none")
+    if scaling not in _ROPE_SCALING:
+        expected = ", ".join(_ROPE_SCALING)
+        yield f"dflash.rope.scaling.type: found {scaling!r}, expected one of {expected}"
+    for name in ("expert_count", "expert_used_count", "expert_group_count", "nextn_predict_layers"):
+        if header.get(f"dflash.{name}", 0) != 0:
+            yield f"dflash.{name}: found {header.get(f'dflash.{name}')!r}, expected 0 or none"
+    yield from _rope_size_problems(header)
+
+
+def _rope_size_problems(header: GGUFHeader) -> Iterator[str]:
+    n_embd, n_head = (
+        header.get(f"dflash.{key}") for key in ("embedding_length", "attention.head_count")
+    )
+    if not isinstance(n_embd, int) or not isinstance(n_head, int) or n_head < 1:
+        return  # reported already
+    head = header.get("dflash.attention.key_length", n_embd // n_head)
+    for key in ("dflash.rope.dimension_count", "dflash.rope.dimension_count_swa"):
+        n_rot = header.get(key, head)
+        fits = isinstance(n_rot, int) and isinstance(head, int) and 2 <= n_rot <= head
+        if not fits or n_rot % 2:
+            yield f"{key}: found {n_rot!r}, expected an even number from 2 to {head}"
 
 
 def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
