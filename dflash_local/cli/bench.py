@@ -179,7 +179,7 @@ def _rich_table(console: Console, title: str, table: tables.Table) -> None:
 
     shown = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(table.head):
-        shown.add_column(name, justify="left" if index == 0 else "right")
+        shown.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for index, row in enumerate(table.rows):
         shown.add_row(*row, style="bold green" if index == table.best else None)
     console.print(shown)
