@@ -15,13 +15,14 @@ import llama_cpp
 import pytest
 
 from dflash_local import generation
+from dflash_local.bench.asking import ask
 from dflash_local.bench.compare import compare
 from dflash_local.bench.margins import find_differences
 from dflash_local.bench.memory import LoadLog, resident_bytes
 from dflash_local.bench.record import PLAIN, Answer, answer_from_dict
 from dflash_local.bench.rendering import render
 from dflash_local.bench.report import derive, to_report
-from dflash_local.bench.runner import BenchOptions, Run, ask, check_widths, run_bench
+from dflash_local.bench.runner import BenchOptions, Run, check_widths, run_bench
 from dflash_local.bench.suite import Prompt
 from dflash_local.errors import DFlashError
 

@@ -18,6 +18,7 @@ from dflash_local.bench.record import (
     answer_to_dict,
 )
 from dflash_local.bench.staircase import Staircase
+from dflash_local.bench.summary import Summary, summarize
 
 STEPS = [
     Step(4, 4, 5, {"draft": 0.002, "verify": 0.010, "sample": 0.001, "inject": 0.003}),
@@ -87,7 +88,7 @@ def test_speed_ups_compare_the_same_prompt_in_the_same_round() -> None:
         answer("4", times=(0.0, 0.1, 0.2), prompt="without a partner"),
     ]
     assert measures.speed_ups(answers, "4") == pytest.approx([2.0, 4.0])
-    summary = measures.summarize(answers[:4], "4")
+    summary = summarize(answers[:4], "4")
     assert summary.speed_up == measures.Spread(3.0, 2.5, 3.5, 2)
     assert summary.speed_up_total == pytest.approx((6.0 / 4) / (2.0 / 4))
 
@@ -106,7 +107,7 @@ def test_percentiles_are_interpolated(share: float, value: float) -> None:
 
 
 def test_latency_is_taken_between_tokens() -> None:
-    summary = measures.summarize([answer(times=(0.5, 1.0, 1.0, 2.0))], PLAIN)
+    summary = summarize([answer(times=(0.5, 1.0, 1.0, 2.0))], PLAIN)
     assert summary.first_token == measures.Spread(0.5, 0.5, 0.5, 1)
     assert summary.per_token_p50 == pytest.approx(0.5)
     assert summary.per_token_p95 == pytest.approx(0.5 + 0.9 * 0.5)
@@ -131,11 +132,11 @@ def test_quality_is_the_share_of_identical_answers_the_margin_and_the_score() ->
         answer("4", prompt="r"),
     ]
     differences = [Difference("q", "4", 2, 0.25), Difference("q", "7", 1, 3.0)]
-    summary = measures.summarize(answers, "4", differences=differences)
+    summary = summarize(answers, "4", differences=differences)
     assert summary.identical == pytest.approx(2 / 3)
     assert summary.largest_margin == 0.25
     assert summary.score == pytest.approx(1 / 2)
-    assert measures.summarize(answers, "4", greedy=False).identical is None
+    assert summarize(answers, "4", greedy=False).identical is None
 
 
 def test_a_category_takes_its_own_answers_only() -> None:
@@ -145,12 +146,12 @@ def test_a_category_takes_its_own_answers_only() -> None:
         answer(times=(0.0, 1.0), prompt="q", category="prose"),
         answer("4", times=(0.0, 2.0), prompt="q", category="prose", steps=STEPS[1:2]),
     ]
-    code, prose = (measures.summarize(answers, "4", name) for name in ("code", "prose"))
+    code, prose = (summarize(answers, "4", name) for name in ("code", "prose"))
     assert (code.acceptance_length, prose.acceptance_length) == (5.0, 2.0)
     assert code.speed_up is not None
     assert prose.speed_up is not None
     assert (code.speed_up.median, prose.speed_up.median) == (2.0, 0.5)
-    assert measures.summarize(answers, "4").acceptance_length == 3.5
+    assert summarize(answers, "4").acceptance_length == 3.5
 
 
 def test_seconds_by_part() -> None:
@@ -176,10 +177,10 @@ STAIRCASE = Staircase(
 )
 
 
-def _summaries(steps: list[Step], gain: float) -> list[measures.Summary]:
+def _summaries(steps: list[Step], gain: float) -> list[Summary]:
     plain = answer(times=(0.0, *(0.01 * (i + 1) for i in range(11))))
     fast = answer("4", times=tuple(t / gain for t in plain.times), steps=steps)
-    return [measures.summarize([plain, fast], mode) for mode in (PLAIN, "4")]
+    return [summarize([plain, fast], mode) for mode in (PLAIN, "4")]
 
 
 def test_break_even_is_the_cost_of_a_step_in_plain_tokens() -> None:

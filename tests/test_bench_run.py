@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dflash_local.bench import machine
-from dflash_local.cli.bench import parse
+from dflash_local.cli.bench_options import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .measures import Summary
 from .record import PLAIN
 from .staircase import Staircase
+from .summary import Summary
 
 
 @dataclass(frozen=True)

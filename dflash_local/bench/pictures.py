@@ -10,9 +10,10 @@ from typing import Any
 from dflash_local.errors import DFlashError
 
 from .costs import CostAccount
-from .measures import Spread, Summary
+from .measures import Spread
 from .record import PARTS, PLAIN
 from .report import Results
+from .summary import Summary
 from .tables import fastest, milliseconds, mode_name
 
 PICTURES = ("speed.png", "acceptance.png", "costs.png")

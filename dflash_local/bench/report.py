@@ -17,10 +17,11 @@ from dflash_local.gguf_header import GGUFHeader
 
 from . import machine
 from .costs import CostAccount, account
-from .measures import Summary, summarize, throughput
+from .measures import throughput
 from .record import PLAIN, Answer, answer_to_dict
 from .runner import BenchOptions, Run
 from .suite import Prompt, categories
+from .summary import Summary, summarize
 
 #: Rises when a field changes its meaning or goes.
 SCHEMA = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -16,17 +15,16 @@ from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError
 from dflash_local.gguf_header import GGUFHeader
 
+from .asking import Asked, ask, is_end
 from .margins import find_differences
 from .memory import LoadLog, Memory, resident_bytes
-from .record import PLAIN, Answer, Difference, Step
+from .record import PLAIN, Answer, Difference
 from .rendering import render
 from .staircase import Staircase, measure_staircase
 from .suite import Prompt
 
 #: (answers done, answers in all, what is being done)
 Progress = Callable[[int, int, str], None]
-#: An answer's tokens, the seconds to each of them, its steps, and the seconds of its prompt.
-_Asked = tuple[list[int], list[float], list[Step], dict[str, float]]
 
 DEFAULT_N_CTX = 4096
 _WARM_UP_TOKENS = 8
@@ -219,7 +217,7 @@ class _Bench:
             ended=is_end(self._plain, said[-1]),
         )
 
-    def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> _Asked:
+    def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> Asked:
         temperature = self._options.temperature
         llm = self._plain if mode == PLAIN else self._llm
         if mode != PLAIN:
@@ -235,65 +233,6 @@ class _Bench:
         text = [t for a in answers[:: len(self._run.modes)] for t in rendered[a.prompt] + a.tokens]
         room = self._run.n_ctx - self._run.max_width - 2
         return text[: max(1, min(mean, room))]
-
-
-def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: float) -> _Asked:
-    """One answer through ``llm.generate``, as users get it."""
-    said: list[int] = []
-    times: list[float] = []
-    counted = _Counted(llm.session) if isinstance(llm, Llama) else None
-    start = time.perf_counter()
-    with closing(llm.generate(tokens, temp=temperature)) as stream:
-        for token in stream:
-            times.append(time.perf_counter() - start)
-            said.append(token)
-            if counted is not None:
-                counted.look()
-            if len(said) == max_tokens or is_end(llm, token):
-                break
-    if counted is None:
-        return said, times, [], {}
-    return said, times, counted.steps, counted.prompt_seconds
-
-
-class _Counted:
-    """Tells the steps of an answer apart by what the session's statistics have grown."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._before: Any = None
-        self.steps: list[Step] = []
-        self.prompt_seconds: dict[str, float] = {}
-
-    def look(self) -> None:
-        """To be called after each token."""
-        now, before = self._session.last_stats, self._before
-        if before is None:
-            self.prompt_seconds = {"prefill": now.seconds_prefill, "inject": now.seconds_inject}
-        elif now.n_steps == before.n_steps:
-            return
-        else:
-            self.steps.append(_step_between(before, now))
-        self._before = now
-
-
-def _step_between(before: Any, after: Any) -> Step:
-    return Step(
-        n_drafted=after.n_drafted - before.n_drafted,
-        n_accepted=after.n_accepted - before.n_accepted,
-        n_emitted=after.n_tokens - before.n_tokens,
-        seconds={
-            "draft": after.seconds_draft - before.seconds_draft,
-            "verify": after.seconds_verify - before.seconds_verify,
-            "sample": after.seconds_sample - before.seconds_sample,
-            "inject": after.seconds_inject - before.seconds_inject,
-        },
-    )
-
-
-def is_end(llm: llama_cpp.Llama, token: int) -> bool:
-    """Whether the token ends an answer."""
-    return bool(llama_cpp.llama_vocab_is_eog(llm._model.vocab, token))
 
 
 def _name(mode: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .costs import CostAccount
-from .measures import Spread, Summary
+from .measures import Spread
 from .record import PLAIN
+from .summary import Summary
 
 NONE = "-"
 
