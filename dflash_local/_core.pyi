@@ -183,15 +183,6 @@ class Drafter:
     def backend_seconds(self) -> float:
         """Seconds spent inside libllama so far."""
 
-    def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """A copy of the logits behind draft ``row`` of the last draft, [n_vocab].
-
-        There until the step is committed; DFlash2 drafters have none.
-
-        Raises:
-            ValueError: no such row.
-        """
-
 class Session:
     """One timeline over a verifier and a drafter.
 
@@ -292,6 +283,12 @@ class Session:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
+
+    def draft_logits(self, row: int) -> npt.NDArray[np.float32]:
+        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2.
+
+        They are at hand from a draft until it is committed.
+        """
 
     def save_drafter(self) -> bytes:
         """The drafter's memory."""

@@ -177,6 +177,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self.n_tokens = session.keep_prefix(tokens)
             tokens = tokens[self.n_tokens :]
         self.eval(tokens)
+        self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
         if session.features_missing:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "

@@ -148,7 +148,7 @@ def rounding(llm: llama_cpp.Llama, tokens: Sequence[int]) -> float:
 @contextmanager
 def session_on(
     llm: llama_cpp.Llama, drafter: Path, layers: Sequence[int] | None = None
-) -> Iterator[tuple[dflash_local.Session, _core.Drafter]]:
+) -> Iterator[dflash_local.Session]:
     """A session made by hand over a stock verifier; `layers` replaces the drafter's own."""
     info = read_drafter(drafter)
     loaded = LoadedDrafter(info, llm._ctx.ctx, llm.context_params)
@@ -160,7 +160,7 @@ def session_on(
     session = dflash_local.Session(verifier, loaded.core)
     llm._ctx.kv_cache_clear()  # a new session takes the memory to be empty
     try:
-        yield session, loaded.core
+        yield session
     finally:
         session.close()
         loaded.close()

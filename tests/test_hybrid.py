@@ -167,3 +167,44 @@ def test_a_memory_without_snapshots_decodes_plainly_and_says_so(
         plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
         assert greedy(llm, PROMPTS[0], 20) == greedy(plain, PROMPTS[0], 20)
         assert llm.stats.total.n_drafted == 0
+
+
+def plain_steps(session: Any, text: list[int], n: int) -> list[int]:
+    while len(text) < n:
+        text = text + session.step(draft=[]).tokens
+    return text
+
+
+def test_a_discarded_step_brings_back_no_state_of_another_text(
+    hybrid: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    # libllama takes back n_rs_seq rows whether or not the last decode wrote their snapshots.
+    prompt = PROMPTS[0]
+    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
+    expected = greedy(plain, prompt, 20)
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
+        session = llm.session
+        assert session is not None
+        for n_drafts in range(8):
+            session.sync(prompt)
+            text = plain_steps(session, [], 4)
+            session.propose(expected[4 : 4 + n_drafts])
+            session.discard()
+            session.sync([*prompt, *text])
+            assert plain_steps(session, text, 16) == expected[:16]
+
+
+def test_a_rewind_past_the_last_decode_reads_again(
+    hybrid: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    prompt = PROMPTS[0]
+    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
+    expected = greedy(plain, prompt, 20)
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
+        session = llm.session
+        assert session is not None
+        for back in range(1, 7):
+            session.sync(prompt)
+            text = plain_steps(session, [], 8)[: 8 - back]
+            session.sync([*prompt, *text])
+            assert plain_steps(session, text, 16) == expected[:16]

@@ -114,14 +114,14 @@ def _blocks(
 ) -> Iterator[Block]:
     """The drafts of greedy answers, some of which were accepted and some rejected."""
     has_logits = read_drafter(drafter).kind != "dflash2"
-    with session_on(llm, drafter) as (session, core):
+    with session_on(llm, drafter) as session:
         for prompt in prompts:
             session.sync(prompt)
             session.step()
             for _ in range(n_steps):
                 drafts = session.propose().tokens
                 n = len(drafts) if has_logits else 0
-                rows = [core.logits(row) for row in range(n)]
+                rows = [session.draft_logits(row) for row in range(n)]
                 yield Block(session.tokens, drafts, np.array(rows, np.float32))
                 session.discard()
                 session.step()

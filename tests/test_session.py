@@ -284,7 +284,7 @@ def test_drafts_come_with_the_confidence_of_their_drafter(
     name: str, stock: llama_cpp.Llama, tiny_drafters: dict[str, Path]
 ) -> None:
     accepted, rejected = [], []
-    with session_on(stock, tiny_drafters[name]) as (session, _):
+    with session_on(stock, tiny_drafters[name]) as session:
         for tokens in tiny_prompts(stock, 12, seed=8):
             session.sync(tokens)
             session.step()
@@ -393,18 +393,16 @@ def test_rows_out_of_turn_are_refused(session: Session, prompt: list[int]) -> No
 def test_logits_of_a_draft_are_there_until_it_is_committed(
     session: Session, prompt: list[int]
 ) -> None:
-    drafter = session.drafter
-    assert drafter is not None
     session.sync(prompt)
     session.step()
     drafts = session.propose().tokens
-    assert [int(drafter.logits(row).argmax()) for row in range(len(drafts))] == drafts
+    assert [int(session.draft_logits(row).argmax()) for row in range(len(drafts))] == drafts
     for row in (-9, len(drafts), 1000):
         with pytest.raises(ValueError, match="row"):
-            drafter.logits(row)
+            session.draft_logits(row)
     session.commit(_emit(session, drafts))
     with pytest.raises(ValueError, match="row"):
-        drafter.logits(0)
+        session.draft_logits(0)
 
 
 # ---- the drafter's memory ------------------------------------------------------------------
@@ -413,7 +411,7 @@ def test_logits_of_a_draft_are_there_until_it_is_committed(
 def test_what_others_decoded_has_no_features_and_is_decoded_plainly(
     stock: llama_cpp.Llama, tiny_drafters: dict[str, Path], prompt: list[int], plain: list[int]
 ) -> None:
-    with session_on(stock, tiny_drafters["dflash-b8"]) as (session, _):
+    with session_on(stock, tiny_drafters["dflash-b8"]) as session:
         session.sync(prompt[:10])
         stock.n_tokens = 10
         stock.eval(prompt[10:])  # behind the session's back
@@ -446,7 +444,7 @@ def test_align_to_fewer_tokens_is_a_rewind(
 def test_a_saved_drafter_goes_on_drafting_the_same(
     stock: llama_cpp.Llama, tiny_drafters: dict[str, Path], prompt: list[int]
 ) -> None:
-    with session_on(stock, tiny_drafters["dflash-b8"]) as (session, _):
+    with session_on(stock, tiny_drafters["dflash-b8"]) as session:
         session.sync(prompt)
         for _ in range(4):
             session.step()
@@ -534,8 +532,13 @@ def test_a_token_that_is_none_is_refused(wrong: int, session: Session, prompt: l
     with pytest.raises(ValueError, match="vocabulary"):
         session.propose([wrong])
     assert session.anchored
-    with pytest.raises(ValueError, match="one-dimensional"):
+    with pytest.raises(ValueError, match="flat"):
         session.sync(np.zeros((2, 2), np.int32))
+    with pytest.raises(TypeError, match="integers"):
+        session.sync([1.5, 2.0])
+    with pytest.raises(ValueError, match="32 bits"):
+        session.sync([2**32 + 5])
+    assert session.anchored
     with pytest.raises(ValueError, match="empty"):
         session.sync([])
 

@@ -130,7 +130,7 @@ def test_counts_differ_when_the_target_layers_are_off_by_one(
     answers = []
     for shift in (0, -1):
         layers = [layer + shift for layer in read_drafter(tiny_drafters[name]).target_layers]
-        with session_on(stock, tiny_drafters[name], layers) as (session, _):
+        with session_on(stock, tiny_drafters[name], layers) as session:
             answers.append([_answer(stock, session, prompt, N_TOKENS) for prompt in prompts])
     right, wrong = answers
     assert [a.text for a in right] == [a.text for a in wrong]

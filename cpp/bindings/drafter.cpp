@@ -1,9 +1,7 @@
 #include "llama/drafter.h"
 
 #include <pybind11/native_enum.h>
-#include <pybind11/numpy.h>
 
-#include <algorithm>
 #include <sstream>
 
 #include "bindings/bindings.h"
@@ -40,13 +38,6 @@ std::string repr(const LlamaDrafter& drafter) {
   return out.str();
 }
 
-py::array_t<float> logits(const LlamaDrafter& drafter, int32_t row) {
-  const float* from = drafter.logits(row);
-  py::array_t<float> out(drafter.n_vocab());
-  std::copy(from, from + drafter.n_vocab(), out.mutable_data());
-  return out;
-}
-
 }  // namespace
 
 void register_drafter(py::module_& module) {
@@ -73,7 +64,6 @@ void register_drafter(py::module_& module) {
       .def_property_readonly("max_width", &LlamaDrafter::max_width)
       .def_property_readonly("options", &LlamaDrafter::options)
       .def_property_readonly("backend_seconds", &LlamaDrafter::backend_seconds)
-      .def("logits", &logits, py::arg("row"))
       .def("__repr__", [](const LlamaDrafter& drafter) { return repr(drafter); });
 }
 

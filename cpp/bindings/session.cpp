@@ -18,11 +18,23 @@ namespace dflash::bindings {
 
 namespace {
 
-using TokenArray = py::array_t<Token, py::array::c_style | py::array::forcecast>;
-
-std::vector<Token> to_vector(const TokenArray& tokens) {
-  if (tokens.ndim() != 1) throw py::value_error("tokens must be one-dimensional");
-  return {tokens.data(), tokens.data() + tokens.size()};
+/// Token ids from a list or an array of integers; nothing is rounded or cut to fit.
+std::vector<Token> to_vector(const py::object& tokens) {
+  const py::array given = py::array::ensure(tokens);
+  if (!given || given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
+  if (given.size() == 0) return {};
+  const char kind = given.dtype().kind();
+  if (kind != 'i' && kind != 'u') throw py::type_error("tokens must be integers");
+  const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(given);
+  std::vector<Token> ids(static_cast<size_t>(wide.size()));
+  for (py::ssize_t i = 0; i < wide.size(); ++i) {
+    const int64_t id = wide.at(i);
+    if (id != static_cast<Token>(id)) {
+      throw py::value_error(std::to_string(id) + " is no token: ids have 32 bits");
+    }
+    ids[static_cast<size_t>(i)] = static_cast<Token>(id);
+  }
+  return ids;
 }
 
 /// Ctrl-C ends a long read between two chunks.
@@ -150,14 +162,26 @@ StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t
   });
 }
 
-py::array_t<float> logits(Handle& handle, int32_t row) {
-  py::array_t<float> out(handle.verifier().n_vocab());
+/// A copy of a row of logits, [n_vocab], made while the session is the caller's alone.
+template <class Row>
+py::array_t<float> copy_row(Handle& handle, Row find_row) {
+  const int32_t n_vocab = handle.verifier().n_vocab();
+  py::array_t<float> out(n_vocab);
   float* to = out.mutable_data();
   handle.run([&](Session&) {
-    const float* from = handle.verifier().logits(row);
-    std::copy(from, from + handle.verifier().n_vocab(), to);
+    const float* from = find_row();
+    std::copy(from, from + n_vocab, to);
   });
   return out;
+}
+
+py::array_t<float> logits(Handle& handle, int32_t row) {
+  return copy_row(handle, [&] { return handle.verifier().logits(row); });
+}
+
+py::array_t<float> draft_logits(Handle& handle, int32_t row) {
+  if (handle.drafter() == nullptr) throw py::value_error("a session without a drafter has none");
+  return copy_row(handle, [&] { return handle.drafter()->logits(row); });
 }
 
 std::string repr(Handle& handle) {
@@ -178,21 +202,21 @@ void register_reading(py::class_<Handle>& session) {
   session
       .def(
           "sync",
-          [](Handle& handle, const TokenArray& tokens) {
+          [](Handle& handle, const py::object& tokens) {
             const auto prompt = to_vector(tokens);
             handle.run([&](Session& s) { s.sync(prompt, check_signals); });
           },
           py::arg("tokens"))
       .def(
           "keep_prefix",
-          [](Handle& handle, const TokenArray& tokens) {
+          [](Handle& handle, const py::object& tokens) {
             const auto prompt = to_vector(tokens);
             return handle.run([&](Session& s) { return s.keep_prefix(prompt); });
           },
           py::arg("tokens"))
       .def(
           "extend",
-          [](Handle& handle, const TokenArray& tokens, bool all_rows) {
+          [](Handle& handle, const py::object& tokens, bool all_rows) {
             const auto added = to_vector(tokens);
             handle.run([&](Session& s) {
               s.extend(added.data(), static_cast<int32_t>(added.size()),
@@ -208,7 +232,7 @@ void register_reading(py::class_<Handle>& session) {
           py::arg("n_tokens"))
       .def(
           "align",
-          [](Handle& handle, const TokenArray& tokens) {
+          [](Handle& handle, const py::object& tokens) {
             const auto held = to_vector(tokens);
             handle.run([&](Session& s) { s.align(held); });
           },
@@ -237,7 +261,8 @@ void register_stepping(py::class_<Handle>& session) {
           "anchor",
           [](Handle& handle, Token token) { handle.run([&](Session& s) { s.anchor(token); }); },
           py::arg("token"))
-      .def("logits", &logits, py::arg("row"));
+      .def("logits", &logits, py::arg("row"))
+      .def("draft_logits", &draft_logits, py::arg("row"));
 }
 
 void register_state(py::class_<Handle>& session) {

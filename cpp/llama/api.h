@@ -35,7 +35,6 @@ struct llama_batch {
   X(llama_decode, "", "", int32_t, (llama_context*, llama_batch))                                \
   X(llama_get_memory, "", "", llama_memory_i*, (const llama_context*))                           \
   X(llama_memory_seq_rm, "", "", bool, (llama_memory_i*, llama_seq_id, llama_pos, llama_pos))    \
-  X(llama_memory_clear, "", "", void, (llama_memory_i*, bool))                                   \
   X(llama_memory_seq_pos_max, "", "", llama_pos, (llama_memory_i*, llama_seq_id))                \
   X(llama_get_logits_ith, "", "", float*, (llama_context*, int32_t))                             \
   X(llama_get_model, "", "", const llama_model*, (const llama_context*))                         \
@@ -61,9 +60,6 @@ struct llama_batch {
   X(llama_get_embeddings_layer_inp, "_Z30llama_get_embeddings_layer_inpP13llama_contextj",       \
     "?llama_get_embeddings_layer_inp@@YAPEAMPEAUllama_context@@I@Z", float*,                     \
     (llama_context*, uint32_t))                                                                  \
-  X(llama_model_target_layer_ids, "_Z28llama_model_target_layer_idsPK11llama_model",             \
-    "?llama_model_target_layer_ids@@YAPEBHPEBUllama_model@@@Z", const int32_t*,                  \
-    (const llama_model*))                                                                        \
   X(llama_model_target_layer_ids_n, "_Z30llama_model_target_layer_ids_nPK11llama_model",         \
     "?llama_model_target_layer_ids_n@@YAIPEBUllama_model@@@Z", uint32_t, (const llama_model*))   \
   X(llama_model_dflash_selector_top_k, "_Z33llama_model_dflash_selector_top_kPK11llama_model",   \
