@@ -165,6 +165,7 @@ def _setup(job: Job, verifier: Path) -> dict[str, Any]:
 
 def _facts(job: Job) -> dict[str, Any]:
     named = {field.name: getattr(job.options, field.name) for field in fields(job.options)}
+    del named["torch_python"], named["json"], named["csv"]  # of this machine, not of the figures
     plain = {key: value.name if isinstance(value, Path) else value for key, value in named.items()}
     plain |= {"weights": job.weights, "drafter": job.drafter.path.name}
     return {
