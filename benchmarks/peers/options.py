@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.numbers import positive
 
 from .weights import AS_IS, FILE_TYPES
 
@@ -125,9 +126,9 @@ def _add_amount(group: argparse._ArgumentGroup) -> None:
     )
     add("--prompts", type=Path, metavar="FILE.jsonl", help="default: the suite of this package")
     n_prompts = f"the first of them, categories in turn (default {Options.n_prompts})"
-    add("--n-prompts", type=_positive, metavar="N", help=n_prompts)
-    add("--max-tokens", type=_positive, metavar="N", help=f"default {Options.max_tokens}")
-    add("--rounds", type=_positive, metavar="N", help=f"default {Options.rounds}")
+    add("--n-prompts", type=positive, metavar="N", help=n_prompts)
+    add("--max-tokens", type=positive, metavar="N", help=f"default {Options.max_tokens}")
+    add("--rounds", type=positive, metavar="N", help=f"default {Options.rounds}")
     minutes = "begin no pass after that many, shared among the weights"
     add("--minutes", type=float, metavar="N", help=minutes)
 
@@ -138,7 +139,7 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
     add("--peers", type=_among([*PEERS, NO_PEERS]), metavar="LIST", help=peers)
     add("--widths", type=_widths, metavar="LIST", help="ours (default: all of 1 to the block's)")
     add("--n-max", type=_widths, metavar="LIST", help="upstream's (default: the same, swept)")
-    add("--threads", type=_positive, metavar="N", help="default: the physical cores")
+    add("--threads", type=positive, metavar="N", help="default: the physical cores")
     add("--gpu-layers", type=int, metavar="N", help="default 0; -1 for all")
     flash = "default: what each engine does by itself (upstream decides, llama_cpp has it off)"
     add("--flash-attn", choices=("default", "on", "off"), help=flash)
@@ -165,9 +166,3 @@ def _widths(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and 0 < int(part) < 1 << 16 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers from 1, like 1,2,4")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
-from dflash_local.cli.options import _natural, _non_negative, _positive
+from dflash_local.cli.numbers import natural, non_negative, positive
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,24 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     prompts.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help=own)
     prompts.add_argument("--suite", choices=sorted(SUITES), help="prompts of this package")
     few = "only the first N prompts of each category"
-    add("--per-category", type=_positive, metavar="N", help=few)
+    add("--per-category", type=positive, metavar="N", help=few)
     widths = (
         "drafts a step, each of them in turn; 0 drafts nothing (default: 0,1,2,4 and the largest)"
     )
     add("--widths", type=_widths, metavar="0,2,4", help=widths)
     rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
-    add("--repeat", type=_positive, metavar="N", help=rounds)
+    add("--repeat", type=positive, metavar="N", help=rounds)
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     length = f"of an answer at most (default {Arguments.max_tokens})"
     add("--max-tokens", type=_at_least_two, metavar="N", help=length)
-    add("--temperature", type=_non_negative, metavar="T", help="0 is greedy (default 0)")
-    add("--seed", type=_natural, metavar="N", help=f"of the sampler (default {Arguments.seed})")
+    add("--temperature", type=non_negative, metavar="T", help="0 is greedy (default 0)")
+    add("--seed", type=natural, metavar="N", help=f"of the sampler (default {Arguments.seed})")
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
-    add("--n-ctx", type=_positive, metavar="N", help=context)
-    add("--threads", type=_positive, metavar="N", help="CPU threads (default: the physical cores)")
+    add("--n-ctx", type=positive, metavar="N", help=context)
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: the physical cores)")
     layers = f"layers on the GPU, -1 for all (default {Arguments.gpu_layers})"
     add("--gpu-layers", type=int, metavar="N", help=layers)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
@@ -96,12 +96,12 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_natural(part.strip()) for part in text.split(","))
+    return tuple(natural(part.strip()) for part in text.split(","))
 
 
 def _at_least_two(text: str) -> int:
     # The first token belongs to the prompt: one token has no speed.
-    number = _positive(text)
+    number = positive(text)
     if number < 2:
         raise argparse.ArgumentTypeError("a speed needs at least 2 tokens")
     return number

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.numbers import natural, non_negative, positive
 
 DEFAULT_N_CTX = 4096
 
@@ -65,12 +65,12 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
     add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
-    add("--width", type=_natural, metavar="N", help="tokens drafted a step (default: all it can)")
+    add("--width", type=natural, metavar="N", help="tokens drafted a step (default: all it can)")
     add("--plain", action="store_true", help="no drafter: plain decoding")
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
-    add("--n-ctx", type=_positive, metavar="N", help=context)
+    add("--n-ctx", type=positive, metavar="N", help=context)
     threads = "CPU threads (default: the physical cores)"
-    add("--threads", type=_positive, metavar="N", help=threads)
+    add("--threads", type=positive, metavar="N", help=threads)
     layers = f"layers on the GPU, -1 for all (default {ChatOptions.gpu_layers})"
     add("--gpu-layers", type=int, metavar="N", help=layers)
 
@@ -80,30 +80,9 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add("-p", "--prompt", metavar="TEXT", help="answer this and exit")
     add("--system", metavar="TEXT", help="the system message")
     temperature = "0 takes the likeliest token, which accepts most drafts (default 0)"
-    add("--temperature", type=_non_negative, metavar="T", help=temperature)
+    add("--temperature", type=non_negative, metavar="T", help=temperature)
     length = f"of one answer; 0: to the context's end (default {ChatOptions.max_tokens})"
-    add("--max-tokens", type=_natural, metavar="N", help=length)
-    add("--seed", type=_natural, metavar="N", help="of the sampler (default: another each time)")
+    add("--max-tokens", type=natural, metavar="N", help=length)
+    add("--seed", type=natural, metavar="N", help="of the sampler (default: another each time)")
     statistics = "write the statistics of the last answer there"
     add("--stats-json", type=Path, metavar="FILE", help=statistics)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or not least <= int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
-
-
-def _non_negative(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
