@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from dflash_local import Llama
+from dflash_local import Llama, Session
 from dflash_local.gguf_header import GGUFHeader
 
 N_EMBD, N_FF, N_HEAD, N_HEAD_KV, CONV = 64, 128, 4, 2, 3
@@ -106,105 +107,109 @@ def greedy(llm: Any, prompt: list[int], n: int) -> list[int]:
     return list(islice(llm.generate(prompt, temp=0.0), n))
 
 
+@pytest.fixture
+def plain(hybrid: Path) -> Iterator[llama_cpp.Llama]:
+    llm = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
+    yield llm
+    llm.close()
+
+
+@pytest.fixture
+def llm(hybrid: Path, tiny_drafters: dict[str, Path]) -> Iterator[Llama]:
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as drafting:
+        assert drafting._is_hybrid
+        yield drafting
+
+
+@pytest.fixture
+def session(llm: Llama) -> Session:
+    assert llm.session is not None
+    return llm.session
+
+
 def test_greedy_output_of_a_hybrid_verifier_equals_plain_decoding(
-    hybrid: Path, tiny_drafters: dict[str, Path]
+    plain: llama_cpp.Llama, llm: Llama
 ) -> None:
-    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
-        assert llm._is_hybrid
-        for prompt in PROMPTS:
-            assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
-        total = llm.stats.total
-        assert 0 <= total.n_accepted < total.n_drafted
+    for prompt in PROMPTS:
+        assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
+    total = llm.stats.total
+    assert 0 <= total.n_accepted < total.n_drafted
 
 
 def test_rejected_drafts_are_taken_back_at_every_depth(
-    hybrid: Path, tiny_drafters: dict[str, Path]
+    plain: llama_cpp.Llama, session: Session
 ) -> None:
     prompt = PROMPTS[1]
-    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
     expected = greedy(plain, prompt, 60)
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
-        session = llm.session
-        assert session is not None
-        session.sync(prompt)
-        text = session.step().tokens
-        depth = 0
-        while len(text) < 48:
-            right = expected[len(text) : len(text) + depth]
-            draft = [*right, *((t + 1) % 300 for t in expected[len(text) + depth :][: 7 - depth])]
-            result = session.step(draft=draft)
-            assert result.n_accepted == depth
-            text += result.tokens
-            depth = (depth + 1) % 8
-        assert text == expected[: len(text)]
+    session.sync(prompt)
+    text = session.step().tokens
+    depth = 0
+    while len(text) < 48:
+        right = expected[len(text) : len(text) + depth]
+        draft = [*right, *((t + 1) % 300 for t in expected[len(text) + depth :][: 7 - depth])]
+        result = session.step(draft=draft)
+        assert result.n_accepted == depth
+        text += result.tokens
+        depth = (depth + 1) % 8
+    assert text == expected[: len(text)]
 
 
 def test_an_abandoned_generator_leaves_a_hybrid_verifier_usable(
-    hybrid: Path, tiny_drafters: dict[str, Path]
+    plain: llama_cpp.Llama, llm: Llama, session: Session
 ) -> None:
     prompt = PROMPTS[2]
-    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
     expected = greedy(plain, prompt, 24)
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
-        for n in (1, 2, 3, 5, 8):
-            generator = llm.generate(prompt, temp=0.0)
-            assert list(islice(generator, n)) == expected[:n]
-            generator.close()
-            assert llm.session is not None
-            assert llm.n_tokens == llm.session.n_past
-        assert greedy(llm, prompt, 24) == expected
+    for n in (1, 2, 3, 5, 8):
+        generator = llm.generate(prompt, temp=0.0)
+        assert list(islice(generator, n)) == expected[:n]
+        generator.close()
+        assert llm.n_tokens == session.n_past
+    assert greedy(llm, prompt, 24) == expected
 
 
-def test_a_memory_without_snapshots_decodes_plainly_and_says_so(
-    hybrid: Path, tiny_drafters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As libllama answers for qwen3next and minimax-01, whatever it was asked for.
-    monkeypatch.setattr(llama_cpp, "llama_n_rs_seq", lambda _context: 0)
-    with pytest.warns(RuntimeWarning, match="decoding plainly"):
-        llm = Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS)
-    with llm:
-        plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
-        assert greedy(llm, PROMPTS[0], 20) == greedy(plain, PROMPTS[0], 20)
-        assert llm.stats.total.n_drafted == 0
-
-
-def plain_steps(session: Any, text: list[int], n: int) -> list[int]:
+def plain_steps(session: Session, text: list[int], n: int) -> list[int]:
     while len(text) < n:
         text = text + session.step(draft=[]).tokens
     return text
 
 
 def test_a_discarded_step_brings_back_no_state_of_another_text(
-    hybrid: Path, tiny_drafters: dict[str, Path]
+    plain: llama_cpp.Llama, session: Session
 ) -> None:
     # libllama takes back n_rs_seq rows whether or not the last decode wrote their snapshots.
     prompt = PROMPTS[0]
-    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
     expected = greedy(plain, prompt, 20)
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
-        session = llm.session
-        assert session is not None
-        for n_drafts in range(8):
-            session.sync(prompt)
-            text = plain_steps(session, [], 4)
-            session.propose(expected[4 : 4 + n_drafts])
-            session.discard()
-            session.sync([*prompt, *text])
-            assert plain_steps(session, text, 16) == expected[:16]
+    for n_drafts in range(8):
+        session.sync(prompt)
+        text = plain_steps(session, [], 4)
+        session.propose(expected[4 : 4 + n_drafts])
+        session.discard()
+        session.sync([*prompt, *text])
+        assert plain_steps(session, text, 16) == expected[:16]
 
 
 def test_a_rewind_past_the_last_decode_reads_again(
-    hybrid: Path, tiny_drafters: dict[str, Path]
+    plain: llama_cpp.Llama, session: Session
 ) -> None:
     prompt = PROMPTS[0]
-    plain = llama_cpp.Llama(str(hybrid), verbose=False, **OPTIONS)
     expected = greedy(plain, prompt, 20)
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
-        session = llm.session
-        assert session is not None
-        for back in range(1, 7):
-            session.sync(prompt)
-            text = plain_steps(session, [], 8)[: 8 - back]
-            session.sync([*prompt, *text])
-            assert plain_steps(session, text, 16) == expected[:16]
+    for back in range(1, 7):
+        session.sync(prompt)
+        text = plain_steps(session, [], 8)[: 8 - back]
+        session.sync([*prompt, *text])
+        assert plain_steps(session, text, 16) == expected[:16]
+
+
+def test_a_memory_without_snapshots_decodes_plainly_and_says_so(
+    plain: llama_cpp.Llama,
+    hybrid: Path,
+    tiny_drafters: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As libllama answers for qwen3next and minimax-01, whatever it was asked for.
+    monkeypatch.setattr(llama_cpp, "llama_n_rs_seq", lambda _context: 0)
+    with pytest.warns(RuntimeWarning, match="decoding plainly"):
+        llm = Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS)
+    with llm:
+        assert greedy(llm, PROMPTS[0], 20) == greedy(plain, PROMPTS[0], 20)
+        assert llm.stats.total.n_drafted == 0
