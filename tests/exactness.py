@@ -158,7 +158,6 @@ def session_on(
         feature_layers=info.target_layers if layers is None else layers,
     )
     session = dflash_local.Session(verifier, loaded.core)
-    llm._ctx.kv_cache_clear()  # a new session takes the memory to be empty
     try:
         yield session
     finally:

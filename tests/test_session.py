@@ -408,6 +408,16 @@ def test_logits_of_a_draft_are_there_until_it_is_committed(
 # ---- the drafter's memory ------------------------------------------------------------------
 
 
+def test_a_new_session_drops_what_the_memory_held_before(
+    stock: llama_cpp.Llama, tiny_drafters: dict[str, Path], prompt: list[int], plain: list[int]
+) -> None:
+    stock.reset()
+    stock.eval(prompt[3:9])
+    with session_on(stock, tiny_drafters["dflash-b8"]) as session:
+        session.sync(prompt)
+        assert _finish(session) == plain
+
+
 def test_what_others_decoded_has_no_features_and_is_decoded_plainly(
     stock: llama_cpp.Llama, tiny_drafters: dict[str, Path], prompt: list[int], plain: list[int]
 ) -> None:

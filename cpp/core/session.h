@@ -128,7 +128,8 @@ class Session {
   int32_t n_features_ = 0;
   bool logits_live_ = false;
   bool proposed_ = false;
-  bool ahead_ = false;  // the memories hold, or may hold, more than the timeline
+  // The memories hold, or may hold, more than the timeline: at first what others left there.
+  bool ahead_ = true;
   Draft draft_;
   std::vector<Token> block_;     // anchor and draft, as they are decoded
   std::vector<float> features_;  // rows on their way from verifier to drafter

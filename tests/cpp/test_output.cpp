@@ -219,11 +219,12 @@ TEST(a_step_trims_only_what_was_rejected) {
     options.right = accepted ? FakeDrafter::Right(right::all) : FakeDrafter::Right(right::none);
     Rig rig(options);
     rig.session.sync(prompt(7));
+    const auto before = rig.calls.n_trims();  // what others left in the memories goes at first
     for (int32_t i = 0; i < 9; ++i) rig.session.step(rig.sampler);
-    CHECK_EQUAL(rig.calls.n_trims(), accepted ? 0 : 8);
+    CHECK_EQUAL(rig.calls.n_trims() - before, accepted ? 0 : 8);
     const size_t n_draft = rig.session.draft().tokens.size();
     rig.session.discard();  // of a step that was committed: nothing
-    CHECK_EQUAL(rig.calls.n_trims(), accepted ? 0 : 8);
+    CHECK_EQUAL(rig.calls.n_trims() - before, accepted ? 0 : 8);
     CHECK_EQUAL(rig.session.draft().tokens.size(), n_draft);
   }
 }
