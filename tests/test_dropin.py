@@ -445,6 +445,29 @@ def send_along(llm: llama_cpp.Llama, tokens: list[int], known: list[int]) -> lis
     return found
 
 
+@pytest.mark.parametrize("drafter", ["dflash-b8"], indirect=True, scope="module")
+@pytest.mark.parametrize("by_row", [False, True])
+def test_sent_tokens_are_verified_in_one_step(pair: Pair, pair_all: Pair, by_row: bool) -> None:
+    ours = (pair_all if by_row else pair)[1]
+    tokens = ours.tokenize(PROSE.encode())
+    expected = greedy(ours, tokens, 41)
+    ours.reset()
+    ours.width = 0  # so that whatever is drafted was sent
+    try:
+        generator = ours.generate(tokens, temp=0.0)
+        found = [next(generator)]
+        while len(found) < len(expected):
+            n = len(found)
+            found.append(generator.send(expected[n : n + 3]))
+        generator.close()
+    finally:
+        ours.width = None
+    assert found == expected
+    stats = ours.stats.last
+    assert stats.n_drafted == stats.n_accepted == 30
+    assert stats.n_steps == 10
+
+
 def test_eval_beyond_the_context_is_an_error_and_leaves_the_model_usable(pair: Pair) -> None:
     _, ours = pair
     expected = text_of(ours(PROSE, max_tokens=20, temperature=0))

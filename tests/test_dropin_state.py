@@ -18,6 +18,7 @@ from conftest import MakeLlama, check_drafts
 from dflash_local import DFlashError, Llama
 
 PROSE = "the brown"
+OTHER_PROMPT = "Tell a story of 5 lines about the owl and about the hen. the white hen"
 TURN_1 = "<|im_start|>user\nWho is anna?<|im_end|>\n<|im_start|>assistant\n"
 TURN_2 = (
     "<|im_end|>\n<|im_start|>user\nStart at 12 and add 7, 4 times.<|im_end|>\n"
@@ -247,6 +248,29 @@ def test_a_damaged_drafter_state_is_said_and_decodes_plainly(
     check_drafts(llm)
 
 
+def test_a_prompt_read_behind_its_back_is_said_and_decoded_plainly(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    """As multimodal handlers do: they decode in the context and set the parent's fields."""
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    prompt = TURN_1 + "anna is 13"
+    tokens = llm.tokenize(prompt.encode(), special=True)
+    expected = answer(parent, prompt)
+    answer(llm, OTHER_PROMPT)
+    llm.n_tokens = 0
+    llama_cpp.Llama.eval(llm, tokens)
+    state = llm.save_state()
+    with pytest.warns(RuntimeWarning, match="multimodal"):
+        assert answer(llm, prompt) == expected
+    assert counts(llm)[1:] == (0, 0)
+    llm.load_state(state)  # holds nothing of the drafter's that would belong to it
+    assert answer(llm, prompt) == expected
+    assert counts(llm)[1:] == (0, 0)
+    assert answer(llm, OTHER_PROMPT) == answer(parent, OTHER_PROMPT)
+    check_drafts(llm)
+
+
 # ---- caches and pickling -------------------------------------------------------------------
 
 
@@ -344,20 +368,20 @@ def test_embed_without_embedding_is_the_parents_error_and_forgets_nothing(
     assert llm.n_tokens == n_tokens
 
 
-def test_a_failing_embed_leaves_the_model_usable(
-    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+@pytest.mark.parametrize("texts", [["anna", "anna " * 40], ["anna " * 9, "ben " * 9, "anna " * 40]])
+def test_an_embed_that_fails_leaves_the_model_usable(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path, texts: list[str]
 ) -> None:
-    llm = make_llama(
-        Llama,
-        tiny_verifier,
-        drafter=drafter,
-        embedding=True,
-        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE,
-        n_batch=32,
-    )
+    """The second one fails when the memory of the last answer is overwritten already."""
+    options: dict[str, Any] = {
+        "embedding": True,
+        "pooling_type": llama_cpp.LLAMA_POOLING_TYPE_NONE,
+        "n_batch": 32,
+    }
+    llm = make_llama(Llama, tiny_verifier, drafter=b8, **options)
     expected = answer(llm, PROSE)
     with pytest.raises(ValueError, match="exceed batch size"):
-        llm.embed(["anna", "anna " * 40], truncate=False)
+        llm.embed(texts, truncate=False)
     assert answer(llm, PROSE) == expected
     check_drafts(llm)
 
