@@ -368,7 +368,9 @@ def test_embed_without_embedding_is_the_parents_error_and_forgets_nothing(
     assert llm.n_tokens == n_tokens
 
 
-@pytest.mark.parametrize("texts", [["anna", "anna " * 40], ["anna " * 20, "ben " * 20, "anna " * 40]])
+@pytest.mark.parametrize(
+    "texts", [["anna", "anna " * 40], ["anna " * 20, "ben " * 20, "anna " * 40]]
+)
 def test_an_embed_that_fails_leaves_the_model_usable(
     make_llama: MakeLlama, tiny_verifier: Path, b8: Path, texts: list[str]
 ) -> None:
