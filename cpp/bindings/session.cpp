@@ -164,8 +164,7 @@ StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t
 
 /// A copy of a row of logits, [n_vocab], made while the session is the caller's alone.
 template <class Row>
-py::array_t<float> copy_row(Handle& handle, Row find_row) {
-  const int32_t n_vocab = handle.verifier().n_vocab();
+py::array_t<float> copy_row(Handle& handle, int32_t n_vocab, Row find_row) {
   py::array_t<float> out(n_vocab);
   float* to = out.mutable_data();
   handle.run([&](Session&) {
@@ -176,12 +175,14 @@ py::array_t<float> copy_row(Handle& handle, Row find_row) {
 }
 
 py::array_t<float> logits(Handle& handle, int32_t row) {
-  return copy_row(handle, [&] { return handle.verifier().logits(row); });
+  const LlamaVerifier& verifier = handle.verifier();
+  return copy_row(handle, verifier.n_vocab(), [&] { return verifier.logits(row); });
 }
 
 py::array_t<float> draft_logits(Handle& handle, int32_t row) {
-  if (handle.drafter() == nullptr) throw py::value_error("a session without a drafter has none");
-  return copy_row(handle, [&] { return handle.drafter()->logits(row); });
+  const LlamaDrafter* drafter = handle.drafter();
+  if (drafter == nullptr) throw py::value_error("a session without a drafter has none");
+  return copy_row(handle, drafter->n_vocab(), [&] { return drafter->logits(row); });
 }
 
 std::string repr(Handle& handle) {
