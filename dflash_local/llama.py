@@ -172,7 +172,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._turns.begin()
         self._align(session)
         session.start_answer()
-        self._catch_up(session)
         if reset:
             self.n_tokens = session.keep_prefix(tokens)
             tokens = tokens[self.n_tokens :]
@@ -186,7 +185,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             )
 
     def _catch_up(self, session: _core.Session) -> None:
-        """Reads again what a state saved in the middle of a block lacks features of."""
+        """Reads again the few tokens of a state that the drafter lacks: a block in flight.
+
+        Only of a state: what a chat handler decoded may be an image, whose positions are no tokens.
+        """
         if 0 < session.n_past - session.n_features <= self._max_block:
             tokens = session.tokens[: session.n_past]
             self.n_tokens = session.rewind(session.n_features)
@@ -262,6 +264,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             drafter_id=self._drafter_id,
             drafter_state=session.save_drafter(),
             n_features=min(session.n_features, self._n_agreed(session)),
+            contiguous=not session.features_missing,
         )
 
     @_as_in_parent(llama_cpp.Llama.load_state)
@@ -288,6 +291,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             # Damaged, it counts as missing: that is said when an answer begins.
             with contextlib.suppress(BackendError):
                 session.load_drafter(state.drafter_state, min(state.n_features, self.n_tokens))
+        if getattr(state, "contiguous", True):
+            self._catch_up(session)
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__(), drafter=self.drafter_path, width=self._width)

@@ -12,6 +12,7 @@ class LlamaState(llama_cpp.LlamaState):  # type: ignore[misc]
         drafter_id: tells the drafter that the memory belongs to.
         drafter_state: the drafter's memory.
         n_features: positions of which it holds features.
+        contiguous: the drafter had seen all that was decoded, but for a block in flight.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class LlamaState(llama_cpp.LlamaState):  # type: ignore[misc]
         drafter_id: str,
         drafter_state: bytes,
         n_features: int,
+        contiguous: bool,
     ) -> None:
         super().__init__(
             input_ids=state.input_ids,
@@ -33,3 +35,4 @@ class LlamaState(llama_cpp.LlamaState):  # type: ignore[misc]
         self.drafter_id = drafter_id
         self.drafter_state = drafter_state
         self.n_features = n_features
+        self.contiguous = contiguous

@@ -468,3 +468,20 @@ def test_from_pretrained_reports_a_missing_file_as_the_parent(hub_cache: Path) -
     for cls in (llama_cpp.Llama, Llama):
         with pytest.raises(ValueError, match="No file found in tiny/verifier"):
             cls.from_pretrained("tiny/verifier", "*q4.gguf", cache_dir=hub_cache)
+
+
+def test_a_few_positions_decoded_by_others_are_never_read_as_tokens(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    """As a chat handler leaves a small image: its positions hold ids that mean nothing."""
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    tokens = llm.tokenize(PROSE.encode(), special=True)
+    for model in (llm, parent):
+        model.eval(tokens)
+        llama_cpp.Llama.eval(model, [5, 6, 7])  # behind the session's back
+        model.input_ids[model.n_tokens - 3 : model.n_tokens] = 9
+    prompt = [*tokens, 9, 9, 9, *tokens]
+    expected = list(itertools.islice(parent.generate(prompt, temp=0.0), 20))
+    with pytest.warns(RuntimeWarning, match="without the drafter"):
+        assert list(itertools.islice(llm.generate(prompt, temp=0.0), 20)) == expected
