@@ -121,20 +121,14 @@ def chat_environment() -> Environment:
     return Environment(folder, [[llama_requirement(ROOT)], ["-e", "."], ["--no-deps", DEMO]])
 
 
-def test_environment() -> Environment:
-    """What ``test`` needs: the tools, torch, the demo's verifier and the reference drafter."""
+def development_environment() -> Environment:
+    """What ``test`` and ``bench`` need: tools, torch, peers, the demo's verifier, the reference."""
     requirements = [
         [llama_requirement(ROOT)],
         ["-e", ".[dev]", "cmake", "ninja"],
         ["--no-deps", DEMO, REFERENCE],
     ]
-    return Environment(ROOT / ".venv-test", requirements)
-
-
-def bench_environment() -> Environment:
-    """What ``bench`` needs: this package, the demo's verifier, matplotlib and a peer."""
-    requirements = [[llama_requirement(ROOT)], ["-e", ".[bench]"], ["--no-deps", DEMO]]
-    return Environment(ROOT / ".venv-bench", requirements)
+    return Environment(ROOT / ".venv-dev", requirements)
 
 
 def llama_requirement(root: Path) -> str:
@@ -202,7 +196,7 @@ def chat(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Install if needed; with arguments run pytest with them, else every check."""
-    environment = test_environment()
+    environment = development_environment()
     environment.prepare()
     pytest = [str(environment.python), "-m", "pytest"]
     if arguments:
@@ -225,7 +219,7 @@ def bench(arguments: list[str]) -> int:
     The report goes to ``build/bench``, the medians to this machine's files under
     ``benchmarks/results``.
     """
-    environment = bench_environment()
+    environment = development_environment()
     environment.prepare()
     ask = "from dflash_local.bench.machine import name; print(name())"
     named = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ import pytest
 from dflash_local import generation
 from dflash_local.bench.asking import ask
 from dflash_local.bench.compare import compare
+from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.margins import find_differences
+from dflash_local.bench.markdown import warnings as doubts
 from dflash_local.bench.memory import LoadLog, resident_bytes
 from dflash_local.bench.record import PLAIN, Answer, answer_from_dict
 from dflash_local.bench.rendering import render
@@ -96,7 +99,7 @@ def test_memory_is_libllamas_own_account(run: Run) -> None:
     wanted = [512 * 2 * 4 * 2 * 16 * layers for layers in (4, 4, 1)]
     assert kv == pytest.approx(wanted, abs=0.01 * 1048576)  # its log has two digits of a MiB
     assert all(context and context.compute > 0 for context in contexts)
-    assert (resident_bytes() or 0) > 10_000_000
+    assert resident_bytes() > 10_000_000
 
 
 def test_a_slowed_session_is_found_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +119,19 @@ def test_a_slowed_session_is_found_out(run: Run, monkeypatch: pytest.MonkeyPatch
         assert changes[mode, "speed_up"].ratio < 0.5
     assert not changes["7", "acceptance_length"].beyond_noise
     assert not changes[PLAIN, "tokens_per_second"].ratio < 0.1
+
+
+def test_work_of_other_processes_is_told_in_the_report(run: Run) -> None:
+    others = OtherWork()
+    spin = "import time\nwhile time.process_time() < 30: pass"
+    with subprocess.Popen([sys.executable, "-c", spin]) as process:
+        time.sleep(1.5)
+        with_it = others.share() * (os.cpu_count() or 1)
+        process.kill()
+    assert with_it > 0.2, "it wanted a whole CPU"
+    for share, told in ((0.5, True), (0.0, False)):
+        report = to_report(derive(OPTIONS, run, PROMPTS, share))
+        assert any("busy" in line for line in doubts(report)) == told
 
 
 def test_prompts_are_rendered_as_a_chat_would(make_llama: Any) -> None:

@@ -222,6 +222,13 @@ def test_the_verdict_names_what_holds_drafting_back(
     assert f"holds it back most is {reason}" in verdict
 
 
+def test_the_verdict_advises_other_weights_only_to_quantised_ones() -> None:
+    staircase = Staircase(**{**asdict(STAIRCASE), "verify": [0.01, 0.05, 0.06, 0.07, 0.09]})
+    summaries = _summaries([Step(4, 3, 4, STEPS[0].seconds)], gain=0.8)
+    assert "BF16 weights" in account(staircase, summaries, "Q4_1").verdict
+    assert "BF16 weights" not in account(staircase, summaries, "BF16").verdict
+
+
 def test_the_verdict_says_when_drafting_pays() -> None:
     verdict = account(STAIRCASE, _summaries(STEPS, gain=1.5)).verdict
     assert verdict.startswith("Drafting pays here: the best width, 4, gives 1.50x (measured)")

@@ -224,7 +224,7 @@ def test_csv_has_a_line_a_row_with_machine_and_versions(tmp_path: Path) -> None:
 
 def test_quick_gives_way_to_what_is_asked_for() -> None:
     quick = options.parse(["--quick", "--rounds", "1"])
-    assert (quick.weights, quick.max_tokens, quick.rounds) == (("BF16", "Q4_0"), 48, 1)
+    assert (quick.widths, quick.max_tokens, quick.rounds) == ((1, 2, 3, 5, 7), 48, 1)
     assert quick.minutes is not None
     assert options.parse([]).minutes is None
 

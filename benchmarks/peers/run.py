@@ -86,7 +86,7 @@ def run(job: Job, console: Console) -> Report:
         UnavailableError: stock llama_cpp or ours does not run: nothing is left to compare.
         ModelError: the verifier cannot be had in these weights.
     """
-    report = Report(_facts(job))
+    report, others = Report(_facts(job)), machine.OtherWork()
     began = time.monotonic()
     for index, weights in enumerate(job.weights):
         verifier = verifier_in(weights, job.options.verifier)
@@ -97,6 +97,7 @@ def run(job: Job, console: Console) -> Report:
             if Variant(STOCK, 0) not in plan.workers:
                 raise UnavailableError(plan.skipped[STOCK])
     report.rows = _in_order(summary.rows(report.records))
+    report.facts["other_work"] = others.share()
     report.notes += _notes(job, report)
     return report
 
@@ -173,7 +174,6 @@ def _facts(job: Job) -> dict[str, Any]:
         "hardware": machine.hardware([]),
         "versions": machine.versions(),
         "options": plain,
-        "load_average_before": machine.load_average(),
     }
 
 
@@ -183,9 +183,11 @@ def _notes(job: Job, report: Report) -> list[str]:
         notes.append(f"{TORCH} computes in {job.options.torch_dtype}")
     elif "torch" in job.options.peers and job.torch_weights is None:
         report.skipped[TORCH] = f"it needs {' or '.join(_TORCH_WEIGHTS)} among --weights"
-    load = report.facts["load_average_before"]
-    if load is not None and load > 0.5:
-        notes.append(f"the machine was busy before the run (load {load:.1f}): do not cite this")
+    others = report.facts["other_work"]
+    if others > machine.OtherWork.TOO_MUCH:
+        notes.append(
+            f"the machine was busy: others took {others:.0%} of its CPUs: do not cite this"
+        )
     return notes
 
 

@@ -58,12 +58,13 @@ class CostAccount:
     verdict: str
 
 
-def account(staircase: Staircase, summaries: Sequence[Summary]) -> CostAccount:
+def account(staircase: Staircase, summaries: Sequence[Summary], weights: str = "") -> CostAccount:
     """Puts the staircase beside what the run measured.
 
     Args:
         staircase: costs by width.
         summaries: over all categories, one a mode.
+        weights: the verifier's, such as "Q4_1".
     """
     by_width = {int(s.mode): s for s in summaries if s.mode != PLAIN and s.part_seconds}
     rows = [_row(width, staircase, by_width) for width in range(len(staircase.verify))]
@@ -72,7 +73,7 @@ def account(staircase: Staircase, summaries: Sequence[Summary]) -> CostAccount:
         n_context=staircase.n_context,
         rows=rows,
         step_parts={str(width): dict(s.part_seconds) for width, s in by_width.items()},
-        verdict=verdict(rows, staircase),
+        verdict=verdict(rows, staircase, weights),
     )
 
 
@@ -115,7 +116,7 @@ def _curve(by_width: Mapping[int, Summary]) -> list[float]:
 # ---- what holds it back --------------------------------------------------------------------
 
 
-def verdict(rows: Sequence[CostRow], staircase: Staircase) -> str:
+def verdict(rows: Sequence[CostRow], staircase: Staircase, weights: str = "") -> str:
     """One sentence on the best width: what it brings, what holds it back, what would help."""
     drafting = [row for row in rows if row.width > 0]
     measured = [row for row in drafting if row.measured is not None]
@@ -124,7 +125,7 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase) -> str:
     best = max(measured or drafting, key=lambda row: row.measured or row.predicted)
     gain = best.measured or best.predicted
     sight = "measured" if best.measured else "predicted"
-    held = _held_back_by(best, staircase, gain)
+    held = _held_back_by(best, staircase, gain, weights)
     opening = "Drafting pays here" if gain > 1 else "Drafting does not pay here"
     return (
         f"{opening}: the best width, {best.width}, gives {gain:.2f}x ({sight}); a step there costs "
@@ -133,7 +134,7 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase) -> str:
     )
 
 
-def _held_back_by(row: CostRow, staircase: Staircase, gain: float) -> str:
+def _held_back_by(row: CostRow, staircase: Staircase, gain: float, weights: str) -> str:
     plain = staircase.plain
     n_rejected = row.width + 1 - row.acceptance_length
     # What the step would bring if one thing were as good as it can be; acceptance half-way, since
@@ -145,7 +146,8 @@ def _held_back_by(row: CostRow, staircase: Staircase, gain: float) -> str:
         "accept": (row.acceptance_length + n_rejected / 2) / row.break_even,
     }
     worst = max(wishes, key=lambda name: wishes[name])
-    reason = _REASONS[worst].format(**_facts(row, staircase))
+    flatter = "" if weights in _UNQUANTISED else "BF16 weights where they fit, "
+    reason = _REASONS[worst].format(**_facts(row, staircase), flatter=flatter)
     return f"{reason} ({gain * wishes[worst] / row.predicted:.2f}x if {_CONDITIONS[worst]})"
 
 
@@ -159,10 +161,12 @@ def _facts(row: CostRow, staircase: Staircase) -> dict[str, float]:
     }
 
 
+# Their kernels take several rows best on CPUs: quantised ones unpack, and are bound by that.
+_UNQUANTISED = ("BF16", "F16", "F32")
+
 _REASONS = {
-    "verify": "verifying: {rows} tokens in one decode cost {verify:.2f} single ones, and weights "
-    "whose kernels take several rows better (BF16 or Q4_0 on many CPUs), more cores or a GPU "
-    "would help",
+    "verify": "verifying: {rows} tokens in one decode cost {verify:.2f} single ones, and {flatter}"
+    "more cores or a GPU would help",
     "draft": "drafting: it takes {draft:.0%} of a step, and a drafter with fewer layers, or "
     "quantised, would help",
     "inject": "handing features to the drafter: it takes {inject:.0%} of a step, and a drafter "

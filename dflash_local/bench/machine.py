@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import psutil
 
 _PACKAGES = ("dflash-local", "llama-cpp-python", "numpy")
 
@@ -19,7 +21,7 @@ def hardware(devices: list[str]) -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "logical_cpus": os.cpu_count(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "gpus": devices,
         "features": _features(),
@@ -42,12 +44,32 @@ def name() -> str:
     return f"{slug(_cpu_name())}-{os.cpu_count()}cpu"
 
 
-def load_average() -> float | None:
-    """Processes that wanted a CPU in the last minute; None where it is not known."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
+class OtherWork:
+    """How busy others kept the machine since this was made: what makes times doubtful.
+
+    Work of this process and of its children that have ended is its own.
+    """
+
+    #: Of all CPUs; above it a report warns.
+    TOO_MUCH = 0.05
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._others = _others_seconds()
+
+    def share(self) -> float:
+        """Of the time of all CPUs, 0 to 1; what a host took from a virtual machine included."""
+        seconds = (time.monotonic() - self._start) * (os.cpu_count() or 1)
+        return min(1.0, max(0.0, (_others_seconds() - self._others) / seconds))
+
+
+def _others_seconds() -> float:
+    """CPU seconds since the machine started that were not this process's."""
+    times = psutil.cpu_times()._asdict()
+    # Linux counts a guest's time in user and in guest.
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    busy = sum(seconds for name, seconds in times.items() if name not in idle)
+    return float(busy - sum(psutil.Process().cpu_times()[:4]))
 
 
 def slug(text: str) -> str:
@@ -63,13 +85,6 @@ def _cpu_name() -> str:
         text = ""
     found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, flags=re.MULTILINE)
     return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _features() -> list[str]:

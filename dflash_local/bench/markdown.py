@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import tables
+from .machine import OtherWork
 from .memory import Memory
 from .report import Report, Results
 from .tables import Table
@@ -76,12 +77,11 @@ def _conditions(report: Report) -> str:
 
 def warnings(report: Report) -> list[str]:
     """What makes the figures doubtful."""
-    load = report["load_average"].get("before")
-    cpus = report["hardware"]["logical_cpus"] or 1
+    others = report["other_work"]
     lines = []
-    if load is not None and load > 0.3 * cpus:
+    if others is not None and others > OtherWork.TOO_MUCH:
         lines.append(
-            f"- **The machine was busy**: a load average of {load:.1f} on {cpus} CPUs before the "
+            f"- **The machine was busy**: other processes took {others:.0%} of its CPUs during the "
             "run. Times are not to be trusted."
         )
     drifts = [s["drift"] for s in report["summaries"] if s["category"] == "all" and s["drift"]]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import llama_cpp
+import psutil
 
 _MIB = 1 << 20
 _BUFFER = re.compile(r"(KV|RS|compute|output) buffer size = +([\d.]+) MiB")
@@ -42,7 +41,7 @@ class Memory:
     plain_context: ContextMemory | None = None
     verifier_context: ContextMemory | None = None
     drafter_context: ContextMemory | None = None
-    resident: dict[str, int | None] = field(default_factory=dict)
+    resident: dict[str, int] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
 
 
@@ -95,22 +94,6 @@ class LoadLog:
             self.contexts[-1].compute += size
 
 
-def resident_bytes() -> int | None:
-    """What this process holds in memory; None where the system does not tell."""
-    try:
-        fields = Path("/proc/self/statm").read_text().split()
-    except OSError:
-        return _peak_bytes()
-    import resource
-
-    return int(fields[1]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int | None:
-    """The most it ever held: where nothing else is known, the models are most of it."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def resident_bytes() -> int:
+    """What this process holds in memory."""
+    return int(psutil.Process().memory_info().rss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +24,7 @@ from .suite import Prompt, categories
 from .summary import Summary, summarize
 
 #: Rises when a field changes its meaning or goes.
-SCHEMA = 1
+SCHEMA = 2
 
 Report = dict[str, Any]
 
@@ -36,6 +36,7 @@ class Results:
     Attributes:
         overall: one a mode, plain first.
         by_category: the same, for each category.
+        other_work: share of the machine's CPUs that others took during the run.
     """
 
     options: BenchOptions
@@ -44,20 +45,13 @@ class Results:
     overall: list[Summary]
     by_category: dict[str, list[Summary]]
     costs: CostAccount
-    load: Mapping[str, float | None] = field(default_factory=dict)
+    other_work: float | None = None
 
 
 def derive(
-    options: BenchOptions,
-    run: Run,
-    prompts: Sequence[Prompt],
-    load: Mapping[str, float | None] | None = None,
+    options: BenchOptions, run: Run, prompts: Sequence[Prompt], other_work: float | None = None
 ) -> Results:
-    """The measures of a run.
-
-    Args:
-        load: load averages of the machine, "before" and "after" the run.
-    """
+    """The measures of a run."""
     overall = _summaries(options, run, "all")
     assert run.staircase is not None, "a finished run has one"
     return Results(
@@ -66,8 +60,8 @@ def derive(
         prompts=prompts,
         overall=overall,
         by_category={name: _summaries(options, run, name) for name in categories(prompts)},
-        costs=account(run.staircase, overall),
-        load=load or {},
+        costs=account(run.staircase, overall, _model(options.verifier)["weights"]),
+        other_work=other_work,
     )
 
 
@@ -79,7 +73,7 @@ def to_report(results: Results) -> Report:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "hardware": machine.hardware(run.memory.devices),
         "versions": machine.versions(),
-        "load_average": dict(results.load),
+        "other_work": results.other_work,
         "models": {
             "verifier": _model(options.verifier),
             "drafter": _model(options.drafter) | {"max_width": run.max_width},

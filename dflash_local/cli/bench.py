@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dflash_local import hub
 from dflash_local.bench import markdown, tables
 from dflash_local.bench.compare import describe
-from dflash_local.bench.machine import load_average
+from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.pictures import draw_pictures
 from dflash_local.bench.report import Report, Results, derive, read_report, write_report
 from dflash_local.bench.results_csv import write_csv
@@ -52,11 +52,10 @@ def _bench(arguments: Arguments) -> int:
     older = None if arguments.compare is None else read_report(arguments.compare)
     options = _options(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    before = load_average()
+    others = OtherWork()
     with _progress() as progress:
         run = run_bench(options, prompts, progress)
-    load = {"before": before, "after": load_average()}
-    results = derive(options, run, prompts, load)
+    results = derive(options, run, prompts, others.share())
     report = write_report(results, arguments.out)
     compared = [] if older is None else describe(older, report)
     text = markdown.to_markdown(results, report, compared)
