@@ -123,13 +123,13 @@ def _tensors(
     for item in matches:
         name, shape = str(item.expected.target), item.expected.shape
         kind = encode.stored_type(name, shape, wanted)
-        tensors.append(OutputTensor(name, shape, kind, item.read))
+        tensors.append(OutputTensor(name, shape, kind, item.pieces))
     scaling = config.rope.llama3
     if scaling is not None:
         theta = config.rope.theta or DEFAULT_THETA
 
-        def factors() -> Float32Array:
-            return llama3_factors(scaling, theta, config.head_dim)
+        def factors() -> list[Float32Array]:
+            return [llama3_factors(scaling, theta, config.head_dim)]
 
         kind = GGMLQuantizationType.F32
         tensors.append(OutputTensor("rope_freqs.weight", (config.head_dim // 2,), kind, factors))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +40,11 @@ class Match:
     expected: Expected
     stored: StoredTensor
 
-    def read(self) -> Float32Array:
-        """The values as they are written to GGUF, F32, shape as expected."""
-        values = self.stored.read()
-        return _halves(values, self.expected.head_dim) if self.expected.head_dim else values
+    def pieces(self) -> Iterator[Float32Array]:
+        """The values as they are written to GGUF, F32, some rows at a time."""
+        head_dim = self.expected.head_dim
+        for values in self.stored.pieces(head_dim or 1):
+            yield _halves(values, head_dim) if head_dim else values
 
 
 def layer_tensors(config: DrafterConfig, layer: int) -> list[Expected]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dflash_local.errors import ModelError
 Array = npt.NDArray[np.generic]
 Float32Array = npt.NDArray[np.float32]
 
+_PIECE = 1 << 21  # numbers that are in memory at once
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 
 # Bytes an element; only the types of `FLOAT_TYPES` can be read as weights.
@@ -57,11 +59,24 @@ class StoredTensor:
     n_bytes: int
 
     def read(self) -> Float32Array:
-        """The values as F32, exactly (F64 rounds). The file is mapped, not read as a whole."""
+        """The values as F32, exactly (F64 rounds)."""
+        return np.concatenate(list(self.pieces()))
+
+    def pieces(self, together: int = 1) -> Iterator[Float32Array]:
+        """The values as F32, some rows at a time: the file is mapped, not read as a whole.
+
+        Args:
+            together: rows that must not be parted; each piece has a multiple of them.
+        """
         raw = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
         values = raw.view(FLOAT_TYPES[self.dtype]).reshape(self.shape)
+        n_rows = max(1, _PIECE // max(1, together * math.prod(self.shape[1:]))) * together
+        for first in range(0, self.shape[0], n_rows):
+            yield self._as_f32(values[first : first + n_rows])
+
+    def _as_f32(self, values: Array) -> Float32Array:
         if self.dtype == "BF16":
-            values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return np.asarray(values, np.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,23 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from .encode import encode, stored_bytes
 from .keys import ARCHITECTURE, Key
-from .safetensors_file import Float32Array
+from .safetensors_file import Array, Float32Array
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written; ``read`` is called when its turn comes."""
+    """A tensor to be written.
+
+    Attributes:
+        pieces: called when its turn comes; gives whole rows, F32, from the first to the last.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
-    read: Callable[[], Float32Array]
+    pieces: Callable[[], Iterable[Float32Array]]
 
     @property
     def n_bytes(self) -> int:
@@ -76,6 +80,15 @@ class _Writer(GGUFWriter):  # type: ignore[misc]
     def _pack_val(self, val: Any, *args: Any, **kwargs: Any) -> Any:
         return val.data if isinstance(val, _Raw) else super()._pack_val(val, *args, **kwargs)
 
+    def write_pieces(self, pieces: Iterable[Array]) -> None:
+        """The next tensor, of which no more than a piece is in memory at once."""
+        (file,) = self.fout
+        info = self.tensors[0].pop(next(iter(self.tensors[0])))
+        self.write_padding(file, file.tell())
+        n_bytes = sum(file.write(piece.data) for piece in pieces)
+        assert n_bytes == info.nbytes
+        self.write_padding(file, n_bytes)
+
 
 def _add(
     writer: _Writer, keys: list[Key], raw_keys: Mapping[str, bytes], tensors: list[OutputTensor]
@@ -93,8 +106,13 @@ def _add(
 
 def _write_tensors(writer: _Writer, tensors: list[OutputTensor], progress: Progress | None) -> None:
     total, done = sum(tensor.n_bytes for tensor in tensors), 0
+    def encoded(tensor: OutputTensor) -> Iterator[Array]:
+        nonlocal done
+        for piece in tensor.pieces():
+            yield encode(tensor.name, piece, tensor.kind)
+            done += stored_bytes(piece.shape, tensor.kind)
+            if progress is not None:
+                progress(done, total)
+
     for tensor in tensors:
-        writer.write_tensor_data(encode(tensor.name, tensor.read(), tensor.kind))
-        done += tensor.n_bytes
-        if progress is not None:
-            progress(done, total)
+        writer.write_pieces(encoded(tensor))

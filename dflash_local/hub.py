@@ -66,7 +66,7 @@ def demo_verifier() -> Path:
     source = demo_source()
     target = cache_dir() / f"{DEMO_NAME}-bf16-{fingerprint(source)}.gguf"
     if not target.is_file():
-        requantize_bf16(source, target)
+        requantize(source, target, llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
     return target
 
 
@@ -80,10 +80,10 @@ def demo_drafter() -> Path:
     return _only_match(folder, "smollm2-135m-dflash*.gguf", "reinstall dflash-local")
 
 
-def requantize_bf16(source: Path, target: Path) -> None:
-    """Write ``source`` (any GGUF) as BF16 to ``target`` with libllama's own quantiser, silently.
+def requantize(source: Path, target: Path, file_type: int) -> None:
+    """Write ``source`` (any GGUF) in other weights with libllama's own quantiser, silently.
 
-    The work goes to a temporary file beside ``target`` that takes its name at the end.
+    ``file_type`` is one of llama_cpp's ``LLAMA_FTYPE_*``. The work goes to a temporary file beside ``target`` that takes its name at the end.
 
     Raises:
         ModelError: the folder cannot be written, or libllama refuses; its own words are quoted.
@@ -95,7 +95,7 @@ def requantize_bf16(source: Path, target: Path) -> None:
     except OSError as error:
         raise _not_written(source, target, str(error)) from error
     try:
-        _quantize(source, temporary, target)
+        _quantize(source, temporary, target, file_type)
         _move_into_place(source, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -122,10 +122,10 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _quantize(source: Path, temporary: Path, target: Path) -> None:
+def _quantize(source: Path, temporary: Path, target: Path, file_type: int) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.allow_requantize = True
-    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
+    params.ftype = file_type
     with captured_log() as log:
         llama_cpp.llama_backend_init()
         code = llama_cpp.llama_model_quantize(

@@ -82,7 +82,7 @@ def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
     source.write_bytes(b"GGUF\x03\x00\x00\x00")
     callback_before = _log_callback()
     with pytest.raises(ModelError, match="failed to quantize"):
-        hub.requantize_bf16(source, tmp_path / "out" / "made.gguf")
+        hub.requantize(source, tmp_path / "out" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
     assert capfd.readouterr() == ("", "")
     assert list((tmp_path / "out").iterdir()) == []
     assert _log_callback() == callback_before
@@ -91,7 +91,9 @@ def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="DFLASH_LOCAL_CACHE"):
-        hub.requantize_bf16(tmp_path / "file", tmp_path / "file" / "made.gguf")
+        hub.requantize(
+            tmp_path / "file", tmp_path / "file" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
+        )
 
 
 def test_the_demo_drafter_is_in_the_package() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import secrets
 from pathlib import Path
 
 import llama_cpp
 
-from dflash_local import ModelError, hub
-from dflash_local.llama_log import captured_log
+from dflash_local import hub
 
 FILE_TYPES = {
     "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
@@ -42,27 +39,5 @@ def verifier_in(weights: str, source: Path | None) -> Path:
     name = f"{source.stem}-{weights.lower()}-{hub.fingerprint(source)}.gguf"
     target = hub.cache_dir() / name
     if not target.is_file():
-        _quantize(source, target, FILE_TYPES[weights])
+        hub.requantize(source, target, FILE_TYPES[weights])
     return target
-
-
-def _quantize(source: Path, target: Path, file_type: int) -> None:
-    temporary = target.with_name(f"{target.stem}-{secrets.token_hex(8)}.tmp")
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.allow_requantize = True
-    params.ftype = file_type
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with captured_log() as log:
-            llama_cpp.llama_backend_init()
-            code = llama_cpp.llama_model_quantize(
-                str(source).encode(), str(temporary).encode(), ctypes.byref(params)
-            )
-        if code:
-            reason = "".join(log).strip() or f"llama_model_quantize returned {code}"
-            raise ModelError(f"cannot make {target} from {source}: {reason}. Is there room?")
-        temporary.replace(target)
-    except OSError as error:
-        raise ModelError(f"cannot write {target}: {error}. Set DFLASH_LOCAL_CACHE") from error
-    finally:
-        temporary.unlink(missing_ok=True)
