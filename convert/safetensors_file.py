@@ -76,7 +76,7 @@ class StoredTensor:
 
     def _as_f32(self, values: Array) -> Float32Array:
         if self.dtype == "BF16":
-            return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return np.asarray(values, np.float32)
 
 

@@ -106,6 +106,7 @@ def _add(
 
 def _write_tensors(writer: _Writer, tensors: list[OutputTensor], progress: Progress | None) -> None:
     total, done = sum(tensor.n_bytes for tensor in tensors), 0
+
     def encoded(tensor: OutputTensor) -> Iterator[Array]:
         nonlocal done
         for piece in tensor.pieces():

@@ -83,7 +83,8 @@ def demo_drafter() -> Path:
 def requantize(source: Path, target: Path, file_type: int) -> None:
     """Write ``source`` (any GGUF) in other weights with libllama's own quantiser, silently.
 
-    ``file_type`` is one of llama_cpp's ``LLAMA_FTYPE_*``. The work goes to a temporary file beside ``target`` that takes its name at the end.
+    ``file_type`` is one of llama_cpp's ``LLAMA_FTYPE_*``. The work goes to a temporary file beside
+    ``target`` that takes its name at the end.
 
     Raises:
         ModelError: the folder cannot be written, or libllama refuses; its own words are quoted.

@@ -1,7 +1,6 @@
 """Upstream's own loop, in the wheel ``xllamacpp``: its ``llama-server``, without HTTP.
 
-The server takes a draft length when it is made and not with a request, so there is one for each;
-they share the pages of the model file. Times are the server's own.
+The server takes a draft length when it is made and not with a request. Times are the server's own.
 """
 
 from __future__ import annotations

@@ -136,10 +136,13 @@ def _plan(job: Job, weights: str, verifier: Path, report: Report) -> Iterator[Pl
 def _peers(job: Job, weights: str) -> Iterator[tuple[str, list[Variant], str | None]]:
     options = job.options
     if "xllamacpp" in options.peers:
-        yield "xllamacpp", [Variant(UPSTREAM, width) for width in [0, *job.n_max]], None
-        # In processes of their own: a file that upstream cannot take may end one.
-        for kind in [*([EAGLE3] if options.eagle3 else []), *([MTP] if options.mtp else [])]:
-            yield "xllamacpp", [Variant(kind, width) for width in job.n_max], None
+        kinds = [UPSTREAM, *([EAGLE3] if options.eagle3 else []), *([MTP] if options.mtp else [])]
+        drafting = [Variant(kind, width) for kind in kinds for width in job.n_max]
+        # In processes of their own. Each server computes in a thread of its own with a team of
+        # workers of its own, and OpenMP makes teams that together outnumber the CPUs sleep at every
+        # barrier: two servers in one process decode at half the speed of one.
+        for variant in [Variant(UPSTREAM, 0), *drafting]:
+            yield "xllamacpp", [variant], None
     if "torch" in options.peers and weights == job.torch_weights:
         variants = [Variant(TORCH, 0), Variant(TORCH, job.drafter.max_width)]
         yield "torch", variants, options.torch_python
