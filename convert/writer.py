@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from .encode import encode, stored_bytes
 from .keys import ARCHITECTURE, Key
-from .safetensors_file import Array, Float32Array
+from .safetensors_file import Array
 
 Progress = Callable[[int, int], None]
 
@@ -23,13 +23,14 @@ class OutputTensor:
     """A tensor to be written.
 
     Attributes:
-        pieces: called when its turn comes; gives whole rows, F32, from the first to the last.
+        pieces: called when its turn comes; gives whole rows from the first to the last, as F32,
+            or as they are to be stored: any other type of number is written as it is.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
-    pieces: Callable[[], Iterable[Float32Array]]
+    pieces: Callable[[], Iterable[Array]]
 
     @property
     def n_bytes(self) -> int:
@@ -110,10 +111,16 @@ def _write_tensors(writer: _Writer, tensors: list[OutputTensor], progress: Progr
     def encoded(tensor: OutputTensor) -> Iterator[Array]:
         nonlocal done
         for piece in tensor.pieces():
-            yield encode(tensor.name, piece, tensor.kind)
-            done += stored_bytes(piece.shape, tensor.kind)
+            yield (data := _stored(tensor, piece))
+            done += data.nbytes
             if progress is not None:
                 progress(done, total)
 
     for tensor in tensors:
         writer.write_pieces(encoded(tensor))
+
+
+def _stored(tensor: OutputTensor, piece: Array) -> Array:
+    if piece.dtype != np.float32:
+        return np.ascontiguousarray(piece)
+    return encode(tensor.name, np.asarray(piece, np.float32), tensor.kind)
