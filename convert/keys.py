@@ -69,6 +69,7 @@ def drafter_keys(config: DrafterConfig, *, mrope: bool) -> list[Key]:
         *_rope(config, mrope),
         *_attention(config),
         *_optional(config),
+        *_heads(config),
         u32("block_size", config.block_size),
         integers("target_layers", layer_inputs(config.target_layer_ids)),
     ]
@@ -101,6 +102,8 @@ def _attention(config: DrafterConfig) -> list[Key]:
 
 def _optional(config: DrafterConfig) -> list[Key]:
     numbers = {
+        "attention.scale": config.attention_scale,
+        "attention.value_scale": config.value_scale,
         "logit_scale": config.logit_scale,
         "final_logit_softcapping": config.final_logit_softcapping,
         "embedding_scale": config.embedding_scale,
@@ -108,4 +111,17 @@ def _optional(config: DrafterConfig) -> list[Key]:
     keys = [f32(name, value) for name, value in numbers.items() if value is not None]
     if config.activation is not None:
         keys.append(string("hidden_activation", config.activation))
+    return keys
+
+
+def _heads(config: DrafterConfig) -> list[Key]:
+    keys = []
+    if (selector := config.selector) is not None:
+        keys.append(u32("conv_kernel_size", selector.kernel_size))
+        keys.append(u32("conv_group_size", selector.group_size))
+        keys.append(u32("selector_rank", selector.rank))
+        keys.append(u32("selector_top_k", selector.top_k))
+    if (markov := config.markov) is not None:
+        keys.append(boolean("sample_from_anchor", markov.from_anchor))
+        keys.append(boolean("has_confidence_head", markov.confidence))
     return keys
