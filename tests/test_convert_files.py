@@ -160,7 +160,7 @@ def test_a_huge_array_in_a_verifier_is_refused_at_once(tmp_path: Path, key: str)
     count = data.index(name) + len(name) + 8
     data[count : count + 8] = (2**60).to_bytes(8, "little")
     path.write_bytes(data)
-    with pytest.raises(ModelError, match=r"damaged.*(longer than the file|requires a buffer)"):
+    with pytest.raises(ModelError, match=r"damaged.*an array of 1152921504606846976 items"):
         read_verifier(path)
 
 

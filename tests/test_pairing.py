@@ -18,7 +18,7 @@ import pytest
 from conftest import F32, MODELS, MakeLlama, check_drafts
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from dflash_local import BackendError, DFlashError, Llama, ModelError, pairing
+from dflash_local import DFlashError, Llama, ModelError, pairing
 from dflash_local.drafter_file import DrafterInfo, read_drafter
 from dflash_local.gguf_header import GGUFHeader
 
@@ -183,14 +183,10 @@ def test_a_truncated_drafter_is_an_error_wherever_it_ends(
 ) -> None:
     whole = tiny_drafters["dflash-b8"].read_bytes()
     path = tmp_path / "cut.gguf"
-    errors: list[type[BaseException]] = []
     for end in [*range(8, len(whole), len(whole) // 40), len(whole) - 1]:
         path.write_bytes(whole[:end])
-        with pytest.raises(DFlashError, match=r"cut\.gguf") as caught:
+        with pytest.raises(ModelError, match=r"cut\.gguf"):
             Llama(tiny_verifier, drafter=path, n_threads=1)
-        errors.append(caught.type)
-    assert errors[0] is ModelError  # in the header: ours
-    assert errors[-1] is BackendError  # in the weights: libllama's
 
 
 def test_flipped_bytes_of_the_header_never_end_in_another_exception(
