@@ -67,7 +67,7 @@ def convert(
         verifier: the verifier's GGUF; None searches the folder, then the Hugging Face cache.
         output: file to write, or a folder for it; None is ``<folder>-<outtype>.gguf`` in the
             checkpoint's folder. An existing file is replaced.
-        outtype: type of the matrices: f32, f16, bf16 or q8_0. Vectors stay F32.
+        outtype: type of the matrices, one of `encode.OUT_TYPES`. Vectors stay F32.
         progress: called with the bytes written and in all.
 
     Raises:
@@ -91,13 +91,14 @@ def convert(
     keys = _keys(checkpoint, config, target, tensors, wanted)
     tokenizer = {name: data for name, data in target.tokenizer.items() if name != MASK_TOKEN_KEY}
     write_gguf(path, keys, tokenizer, tensors, progress)
+    kinds = {tensor.name: tensor.kind for tensor in tensors}
     return ConvertReport(
         output=path,
         outtype=outtype,
         verifier=target.path,
         n_tensors=len(tensors),
         n_bytes=path.stat().st_size,
-        warnings=(*config.warnings, *_fallback_warnings(tensors, wanted)),
+        warnings=(*config.warnings, *encode.fallback_warnings(kinds, wanted)),
     )
 
 
@@ -134,16 +135,6 @@ def _tensors(
         kind = GGMLQuantizationType.F32
         tensors.append(OutputTensor("rope_freqs.weight", (config.head_dim // 2,), kind, factors))
     return tensors
-
-
-def _fallback_warnings(tensors: list[OutputTensor], wanted: encode.OutType) -> list[str]:
-    kinds = {GGMLQuantizationType.F32, wanted.matrices}
-    names = [tensor.name for tensor in tensors if tensor.kind not in kinds]
-    if not names:
-        return []
-    return [
-        f"stored as F16, rows are no multiple of {wanted.matrices.name}'s block: {', '.join(names)}"
-    ]
 
 
 def _output_path(source: Source, verifier: Verifier, output: StrPath | None, outtype: str) -> Path:

@@ -1,4 +1,4 @@
-"""Reading safetensors files with numpy alone: BF16 included, no torch, memory mapped."""
+"""Reading safetensors files with numpy alone: BF16 included, no torch, a piece at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -63,20 +63,33 @@ class StoredTensor:
         return np.concatenate(list(self.pieces()))
 
     def pieces(self, together: int = 1) -> Iterator[Float32Array]:
-        """The values as F32, some rows at a time: the file is mapped, not read as a whole.
+        """The values as F32, some rows at a time: no more than these are in memory.
 
         Args:
             together: rows that must not be parted; each piece has a multiple of them.
+
+        Raises:
+            ModelError: the file has been cut off since its header was read.
         """
-        raw = np.memmap(self.path, np.uint8, "r", self.offset, (self.n_bytes,))
-        values = raw.view(FLOAT_TYPES[self.dtype]).reshape(self.shape)
-        n_rows = max(1, _PIECE // max(1, together * math.prod(self.shape[1:]))) * together
-        for first in range(0, self.shape[0], n_rows):
-            yield self._as_f32(values[first : first + n_rows])
+        row = self.shape[1:]
+        n_rows = max(1, _PIECE // max(1, together * math.prod(row))) * together
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for first in range(0, self.shape[0], n_rows):
+                shape = (min(n_rows, self.shape[0] - first), *row)
+                yield self._as_f32(self._next(file, math.prod(shape))).reshape(shape)
+
+    def _next(self, file: BinaryIO, count: int) -> Array:
+        values = np.fromfile(file, FLOAT_TYPES[self.dtype], count)
+        if len(values) < count:
+            raise ModelError(f"{self.path}: the file ends within tensor {self.name!r}")
+        return values
 
     def _as_f32(self, values: Array) -> Float32Array:
         if self.dtype == "BF16":
-            values = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            bits = values.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
         return np.asarray(values, np.float32)
 
 
