@@ -65,13 +65,17 @@ def read_drafter(path: str | os.PathLike[str]) -> DrafterInfo:
             f"{header.path}: architecture {architecture!r}, expected 'dflash': this is no drafter. "
             "Convert a trained one with dflash-convert"
         )
-    problems = [*_key_problems(header)]
-    # The tensors are judged by the keys, so these have to be right first.
-    problems = problems or [*_tensor_problems(header)]
+    problems = drafter_problems(header)
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise ModelError(f"{header.path}: not a usable DFlash drafter:{lines}")
     return _describe(header)
+
+
+def drafter_problems(header: GGUFHeader) -> list[str]:
+    """Everything that is wrong with a file of architecture ``dflash``, a line each."""
+    # The tensors are judged by the keys, so these have to be right first.
+    return [*_key_problems(header)] or [*_tensor_problems(header)]
 
 
 def _describe(header: GGUFHeader) -> DrafterInfo:

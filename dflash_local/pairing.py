@@ -52,15 +52,20 @@ def check_pair(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
     Raises:
         ModelError: lists every mismatch, what was found and what was expected.
     """
-    problems = [
+    problems = pair_problems(drafter, verifier)
+    if problems:
+        raise ModelError(_report(drafter.path, verifier.path, problems))
+    return pair_warnings(drafter, verifier)
+
+
+def pair_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
+    """Every reason why the drafter cannot draft for the verifier, a line each."""
+    return [
         *_architecture_problems(verifier),
         *_size_problems(drafter, verifier),
         *_layer_problems(drafter, verifier),
         *_vocabulary_problems(drafter, verifier),
     ]
-    if problems:
-        raise ModelError(_report(drafter.path, verifier.path, problems))
-    return _template_warnings(drafter, verifier)
 
 
 def _report(drafter: os.PathLike[str], verifier: os.PathLike[str], problems: list[str]) -> str:
@@ -119,7 +124,8 @@ def _show(token: bytes) -> str:
     return repr(token.decode("utf-8", errors="backslashreplace"))
 
 
-def _template_warnings(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
+def pair_warnings(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
+    """What works, but was not what the drafter was trained for, a line each."""
     ours, theirs = drafter.chat_template, verifier.chat_template
     if ours is None or theirs is None or ours == theirs:
         return []
