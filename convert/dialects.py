@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_local.gguf_header import GGUFHeader, TensorInfo
@@ -73,7 +73,7 @@ class Drafter:
         architecture: as the file has it.
         keys: upstream's name of a key, and the file's.
         tensors: by upstream's names.
-        unknown: keys and tensors that upstream has no name for.
+        unknown_keys, unknown_tensors: what upstream has no name for, as the file names it.
         problems: what the file says twice, and differently.
     """
 
@@ -81,7 +81,8 @@ class Drafter:
     architecture: str
     keys: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
-    unknown: tuple[str, ...]
+    unknown_keys: tuple[str, ...]
+    unknown_tensors: tuple[str, ...]
     problems: tuple[str, ...]
 
     @property
@@ -127,13 +128,19 @@ def is_drafter(architecture: object) -> bool:
 def as_upstream(header: GGUFHeader) -> Drafter:
     """Read a drafter's header under upstream's names."""
     architecture = str(header.get("general.architecture"))
+    keys: list[str] = []
+    tensors: list[str] = []
     problems: list[str] = []
-    unknown: list[str] = []
-    keys = _keys(header, architecture, unknown, problems)
-    tensors = _tensors(header, architecture, unknown, problems)
-    drafter = Drafter(header, architecture, keys, tensors, tuple(unknown), ())
-    problems += _contradictions(drafter, architecture)
-    return Drafter(header, architecture, keys, tensors, tuple(unknown), tuple(problems))
+    drafter = Drafter(
+        header,
+        architecture,
+        _keys(header, architecture, keys, problems),
+        _tensors(header, architecture, tensors, problems),
+        tuple(keys),
+        tuple(tensors),
+        tuple(problems),
+    )
+    return replace(drafter, problems=(*problems, *_contradictions(drafter)))
 
 
 def _keys(
@@ -147,7 +154,7 @@ def _keys(
         if target is None:
             suffix = _suffix(name, architecture)
             if suffix not in _REDUNDANT_KEYS:
-                unknown.append(f"key {name}")
+                unknown.append(name)
         elif target not in keys:
             keys[target] = name
         elif header.get(keys[target]) != header.get(name):
@@ -180,7 +187,7 @@ def _tensors(
     for name, tensor in header.tensors.items():
         target = _upstream_tensor(name, architecture)
         if _UPSTREAM_TENSOR.fullmatch(target) is None:
-            unknown.append(f"tensor {name}")
+            unknown.append(name)
         elif target in tensors:
             problems.append(f"tensors {tensors[target].name} and {name} are both {target}")
         else:
@@ -195,12 +202,12 @@ def _upstream_tensor(name: str, architecture: str) -> str:
     return _RENAMED_TENSORS.get(name, name)
 
 
-def _contradictions(drafter: Drafter, architecture: str) -> Iterator[str]:
+def _contradictions(drafter: Drafter) -> Iterator[str]:
     yield from _layer_contradictions(drafter)
     values = {
         suffix: drafter.header.get(name)
         for name in drafter.header
-        if (suffix := _suffix(name, architecture)) in _REDUNDANT_KEYS
+        if (suffix := _suffix(name, drafter.architecture)) in _REDUNDANT_KEYS
     }
     n_embd = drafter.get("dflash.embedding_length")
     if values.get("target_hidden_size", n_embd) != n_embd:

@@ -37,15 +37,6 @@ def type_name(tensor: TensorInfo) -> str:
     return f"type {tensor.type}" if kind is None else kind.name
 
 
-def tensor_bytes(tensor: TensorInfo) -> int | None:
-    """Size of a tensor in its file, without padding; None where its type is not known."""
-    kind = tensor_type(tensor)
-    if kind is None:
-        return None
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    return int(math.prod(tensor.shape) // block * block_bytes)
-
-
 def stored_rows(header: GGUFHeader, name: str) -> Array:
     """A tensor as it is stored: bytes, [rows, bytes of a row], mapped from the file.
 
