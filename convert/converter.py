@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType
 from dflash_local.errors import DFlashError
 
 from . import encode, layouts
+from .draft_vocab import reduce_vocabulary, vocabulary_choice
 from .drafter import DrafterConfig
 from .fields import raise_problems
 from .find import find_verifier
@@ -42,6 +43,8 @@ class ConvertReport:
         n_tensors: tensors in the file.
         n_bytes: size of the file.
         warnings: what the user should know, one sentence each.
+        coverage: share of the tokens counted that a smaller draft vocabulary keeps; None where the
+            vocabulary is as published.
     """
 
     output: Path
@@ -50,6 +53,7 @@ class ConvertReport:
     n_tensors: int
     n_bytes: int
     warnings: tuple[str, ...]
+    coverage: float | None = None
 
 
 def convert(
@@ -58,6 +62,9 @@ def convert(
     output: StrPath | None = None,
     *,
     outtype: str = encode.DEFAULT_OUT_TYPE,
+    draft_vocab: int | None = None,
+    frequencies: StrPath | None = None,
+    corpus: StrPath | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a trained drafter to GGUF.
@@ -68,7 +75,12 @@ def convert(
         output: file to write, or a folder for it; None is ``<folder>-<outtype>.gguf`` in the
             checkpoint's folder. An existing file is replaced.
         outtype: type of the matrices, one of `encode.OUT_TYPES`. Vectors stay F32.
-        progress: called with the bytes written and in all.
+        draft_vocab: tokens the drafter can propose: those that end an answer and the most frequent
+            ones, by ``frequencies`` or ``corpus``. None keeps its vocabulary as it is.
+        frequencies: file of token ids and their counts, see ``frequencies.read_frequencies``.
+        corpus: file of text like the verifier's answers, see ``corpus``.
+        progress: called with the bytes written and in all; while a corpus is counted with those
+            read.
 
     Raises:
         ModelError: the checkpoint or the verifier is wrong, or they do not fit; every problem
@@ -77,6 +89,7 @@ def convert(
         OSError: the output cannot be written.
     """
     wanted = encode.out_type(outtype)
+    choice = vocabulary_choice(draft_vocab, frequencies, corpus)
     checkpoint = open_source(source)
     layout = layouts.detect(checkpoint)
     config = layout.parse_config(checkpoint)
@@ -88,17 +101,24 @@ def convert(
     raise_problems(checkpoint.folder, problems)
     path = _output_path(checkpoint, target, output, outtype)
     tensors = _tensors(config, matches, wanted)
+    kinds = {tensor.name: tensor.kind for tensor in tensors}
+    warnings = [*config.warnings, *encode.fallback_warnings(kinds, wanted)]
+    coverage = None
+    if choice is not None:
+        reduced = reduce_vocabulary(choice, config, tensors, target, wanted, progress)
+        tensors, coverage = reduced.tensors, reduced.coverage
+        warnings += reduced.warnings
     keys = _keys(checkpoint, config, target, tensors, wanted)
     tokenizer = {name: data for name, data in target.tokenizer.items() if name != MASK_TOKEN_KEY}
     write_gguf(path, keys, tokenizer, tensors, progress)
-    kinds = {tensor.name: tensor.kind for tensor in tensors}
     return ConvertReport(
         output=path,
         outtype=outtype,
         verifier=target.path,
         n_tensors=len(tensors),
         n_bytes=path.stat().st_size,
-        warnings=(*config.warnings, *encode.fallback_warnings(kinds, wanted)),
+        warnings=tuple(warnings),
+        coverage=coverage,
     )
 
 

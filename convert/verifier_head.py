@@ -1,0 +1,63 @@
+"""The head of a verifier, for a drafter that has to bring its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguf import GGMLQuantizationType
+
+from dflash_local.errors import ModelError
+from dflash_local.gguf_header import GGUFHeader
+
+from .encode import OutType, stored_bytes, stored_type
+from .gguf_tensors import dequantized, row_pieces, stored_rows
+from .safetensors_file import Array
+from .verifier import Verifier
+from .writer import OutputTensor
+
+NAME = "output.weight"
+# What libllama multiplies with beside the weights: the rows alone would be another head.
+_SCALE = "output.scale"
+
+
+def verifier_head(verifier: Verifier, wanted: OutType) -> OutputTensor:
+    """The verifier's head, or its embedding where that is the head, as a drafter's.
+
+    Its rows are copied bit for bit, or encoded in the type wanted where that takes less room.
+
+    Raises:
+        ModelError: the file that holds it is missing or cut off, or it is more than its rows.
+    """
+    header, name = _place(verifier)
+    rows = stored_rows(header, name)
+    tensor = header.tensors[name]
+    kind = GGMLQuantizationType(tensor.type)
+    shape = tensor.shape[::-1]
+    smaller = stored_type(NAME, shape, wanted)
+    if stored_bytes(shape, kind) <= stored_bytes(shape, smaller):
+        return OutputTensor(NAME, shape, kind, lambda: row_pieces(rows))
+    return OutputTensor(NAME, shape, smaller, lambda: _values(rows, kind))
+
+
+def _place(verifier: Verifier) -> tuple[GGUFHeader, str]:
+    places = {name: header for header in map(GGUFHeader, verifier.files) for name in header.tensors}
+    if _SCALE in places:
+        raise ModelError(
+            f"{verifier.path}: its head has a scale of its own ({_SCALE}), which a drafter's head "
+            "cannot have: name a file of the verifier in another type"
+        )
+    for name in (NAME, "token_embd.weight"):
+        if name in places:
+            return places[name], name
+    raise ModelError(
+        f"{verifier.path} has neither output.weight nor token_embd.weight; of a split file all "
+        "parts must lie beside each other"
+    )
+
+
+def _values(rows: Array, kind: GGMLQuantizationType) -> Iterator[Array]:
+    for piece in row_pieces(rows):
+        values = dequantized(piece, kind)
+        if values is None:
+            raise ModelError(f"the verifier's head has type {kind.name}, which cannot be read here")
+        yield values
