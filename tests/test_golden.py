@@ -1,0 +1,172 @@
+"""Our files against those of llama.cpp's own converter, on a checkpoint of every layout.
+
+`golden/` holds what upstream wrote. Where it is right our keys and tensors are the same, bit for
+bit; `DIFFERENCES` lists where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from dflash_local.convert import convert
+from golden.manifest import MASK_TOKEN, OUT_TYPES, Manifest, digest, manifest
+from layout_configs import HEAD_DIM, LLAMA3, MASK, QWEN3
+from layout_files import Array, Checkpoint, rounded, values, write_checkpoint, write_verifier
+from layout_samples import GOLDEN, SAMPLES
+
+from dflash_local.errors import ModelError
+
+GOLDEN_FILES = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where we write another file than upstream, and why.
+
+    Attributes:
+        keys: what we have for a key; None where we have none.
+        tensors: tensors that only we write, their values in F32 made from the sample's.
+    """
+
+    reason: str
+    keys: dict[str, list[Any] | None] = field(default_factory=dict)
+    tensors: dict[str, Callable[[], Array]] = field(default_factory=dict)
+
+
+def _head() -> Array:
+    n_vocab, n_embd = SAMPLES["f-dspark"].shapes["lm_head.weight"]
+    return rounded(values("lm_head.weight", (n_vocab, n_embd)), "BF16")
+
+
+HEAD_IS_KEPT = Difference(
+    "upstream drops the head of a full vocabulary and libllama then uses the embedding as head",
+    tensors={"output.weight": _head},
+)
+NO_MARKOV_HEAD = Difference(
+    "upstream takes a reduced vocabulary only as DSpark, a plain drafter needs no such keys",
+    keys={"dflash.sample_from_anchor": None, "dflash.has_confidence_head": None},
+)
+CAUSAL = {"dflash.attention.causal": ["BOOL", True]}
+DIFFERENCES = {
+    "a-top-mask": Difference(
+        "upstream looks for the mask token in dflash_config alone",
+        keys={MASK_TOKEN: ["UINT32", MASK]},
+    ),
+    "a-gelu": Difference(
+        "upstream loses the activation and libllama computes silu",
+        keys={"dflash.hidden_activation": ["STRING", "gelu_pytorch_tanh"]},
+    ),
+    "e-sliding": Difference(
+        "speculators trains sliding layers causally, libllama drafts without a causal mask",
+        keys=CAUSAL,
+    ),
+    "e-full": HEAD_IS_KEPT,
+    "f-dspark": HEAD_IS_KEPT,
+    "f-dflash": HEAD_IS_KEPT,
+    **dict.fromkeys(
+        ("c-reduced", "c-speculator", "d-start1", "d-start0", "dprime-older"), NO_MARKOV_HEAD
+    ),
+}
+# Follow from the size of the whole file, and so from each difference.
+SIZE_LABEL = "general.size_label"
+
+
+def _ours(checkpoint: Checkpoint, folder: Path) -> Manifest:
+    source = write_checkpoint(folder / "drafter", checkpoint)
+    verifier = write_verifier(folder / "verifier.gguf", checkpoint.target)
+    files = {
+        outtype: convert(source, verifier, folder / f"{outtype}.gguf", outtype=outtype).output
+        for outtype in OUT_TYPES
+    }
+    return manifest(files)
+
+
+def _golden(name: str) -> Manifest:
+    content: Manifest = json.loads((GOLDEN_FILES / f"{GOLDEN[name]}.json").read_text())
+    return content
+
+
+def _corrected(golden: Manifest, difference: Difference) -> Manifest:
+    keys = {**golden["keys"], **difference.keys}
+    keys = {name: value for name, value in keys.items() if value is not None}
+    del keys[SIZE_LABEL]
+    return {"keys": keys, "tensors": {**golden["tensors"], **_added(difference)}}
+
+
+def _added(difference: Difference) -> dict[str, Any]:
+    added = {}
+    for name, make in difference.tensors.items():
+        array = make()
+        half = "F16" if array.ndim > 1 else "F32"
+        stored = array.astype(np.float16) if array.ndim > 1 else array
+        added[name] = {
+            "shape": list(array.shape[::-1]),
+            "f32": ["F32", digest(array)],
+            "f16": [half, digest(stored)],
+        }
+    return added
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3"}))
+def test_keys_and_tensors_are_upstreams_bit_for_bit(name: str, tmp_path: Path) -> None:
+    ours, golden = _ours(SAMPLES[name], tmp_path), _golden(name)
+    assert ours["keys"] == golden["keys"]
+    assert ours["tensors"] == golden["tensors"]
+
+
+@pytest.mark.parametrize("name", sorted(DIFFERENCES))
+def test_where_upstream_is_wrong_only_the_listed_entries_differ(name: str, tmp_path: Path) -> None:
+    golden, difference = _golden(name), DIFFERENCES[name]
+    for key, value in difference.keys.items():
+        assert golden["keys"].get(key) != value, f"upstream is right about {key}"
+    assert not golden["tensors"].keys() & difference.tensors.keys()
+    ours, expected = _ours(SAMPLES[name], tmp_path), _corrected(golden, difference)
+    del ours["keys"][SIZE_LABEL]
+    assert ours["keys"] == expected["keys"]
+    assert ours["tensors"] == expected["tensors"]
+
+
+def _llama3_factors() -> list[float]:
+    """transformers' rule for Llama 3.1, as factors by which frequencies are divided."""
+    factors = []
+    for i in range(0, HEAD_DIM, 2):
+        wavelength = 2 * math.pi * QWEN3["rope_theta"] ** (i / HEAD_DIM)
+        turns = LLAMA3["original_max_position_embeddings"] / wavelength
+        low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+        kept = min(max((turns - low) / (high - low), 0), 1)
+        factors.append(1 / ((1 - kept) / LLAMA3["factor"] + kept))
+    return factors
+
+
+def test_the_scaling_of_llama3_that_upstream_loses_is_the_only_difference(tmp_path: Path) -> None:
+    ours, golden = _ours(SAMPLES["a-llama3"], tmp_path), _golden("a-llama3")
+    factors = ours["tensors"].pop("rope_freqs.weight")
+    assert factors["f32"] == factors["f16"]
+    assert ours["tensors"] == golden["tensors"]
+    assert ours["keys"].keys() == golden["keys"].keys()
+    (stored,) = (t for t in gguf.GGUFReader(tmp_path / "f32.gguf").tensors if "rope" in t.name)
+    assert stored.tensor_type == gguf.GGMLQuantizationType.F32
+    np.testing.assert_allclose(stored.data, _llama3_factors(), rtol=1e-6)
+    assert 1 < stored.data[2] < stored.data[-1] == LLAMA3["factor"]
+
+
+def test_biases_that_upstream_writes_and_libllama_cannot_load_are_refused(tmp_path: Path) -> None:
+    sample = SAMPLES["a-zlab"]
+    biased = Checkpoint(
+        {**sample.config, "attention_bias": True},
+        {**sample.shapes, "layers.0.self_attn.q_proj.bias": (64,)},
+    )
+    with pytest.raises(ModelError, match="bias"):
+        _ours(biased, tmp_path)
+
+
+def test_every_golden_file_is_used() -> None:
+    assert {path.stem for path in GOLDEN_FILES.glob("*.json")} == set(GOLDEN.values())
