@@ -13,7 +13,7 @@ from dflash_local.gguf_header import GGUFHeader, TensorInfo
 
 from .safetensors_file import Array, Float32Array
 
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 1 << 20
 _NUMPY_TYPES = {
     GGMLQuantizationType.I8: "<i1",
     GGMLQuantizationType.I16: "<i2",
