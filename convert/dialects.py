@@ -90,6 +90,14 @@ class Drafter:
         """Whether the architecture is upstream's."""
         return self.architecture == ARCHITECTURE
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether upstream's architecture comes with names that upstream has given up."""
+        keys = any(name != ours for name, ours in self.keys.items())
+        return self.is_upstream and (
+            keys or any(name != tensor.name for name, tensor in self.tensors.items())
+        )
+
     def get(self, key: str, default: Any = None) -> Any:
         """A key's value, by upstream's name."""
         return self.header.get(self.keys.get(key, key), default)
@@ -166,9 +174,10 @@ def _keys(
 
 
 def _suffix(name: str, architecture: str) -> str | None:
-    if not name.startswith(f"{architecture}."):
-        return None
-    return name.removeprefix(f"{architecture}.").removeprefix("dflash.")
+    for prefix in (f"{architecture}.", f"{ARCHITECTURE}."):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix).removeprefix("dflash.")
+    return None
 
 
 def _upstream_key(name: str, architecture: str) -> str | None:

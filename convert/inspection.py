@@ -218,14 +218,16 @@ def _tensors(header: GGUFHeader) -> Iterator[TensorSummary]:
 
 
 def _problems(drafter: Drafter) -> Iterator[str]:
-    if drafter.is_upstream:
-        found = drafter_problems(drafter.header)
+    way_out = f"dflash-convert migrate {drafter.header.path} -o NEW.gguf"
+    if drafter.is_dated:
+        yield f"written before llama.cpp settled the names of keys and tensors: {way_out}"
+    elif drafter.is_upstream:
         unknown = [f"tensor {name}: unknown to libllama" for name in drafter.unknown_tensors]
-        yield from found or unknown
+        yield from drafter_problems(drafter.header) or unknown
     else:
         yield (
             f"architecture {drafter.architecture!r} is a fork's dialect, which neither llama.cpp "
-            f"nor dflash-local reads: dflash-convert migrate {drafter.header.path} -o NEW.gguf"
+            f"nor dflash-local reads: {way_out}"
         )
         yield from (f"key {name}: unknown to upstream" for name in drafter.unknown_keys)
         yield from (f"tensor {name}: unknown to upstream" for name in drafter.unknown_tensors)
