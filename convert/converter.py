@@ -8,26 +8,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
-
 from dflash_local.errors import DFlashError
 
 from . import encode, layouts
+from .attention import choose
 from .draft_vocab import reduce_vocabulary, vocabulary_choice
 from .drafter import DrafterConfig
 from .fields import raise_problems
 from .find import find_verifier
+from .generated import generated_tensors, patched_rows
 from .keys import MASK_TOKEN_KEY, Key, drafter_keys, u32
 from .metadata import general_keys
 from .names import Match, match
 from .pair import pair_problems, uses_mrope
-from .rope import llama3_factors
-from .safetensors_file import Float32Array
 from .source import Source, open_source
 from .verifier import Verifier, read_verifier
+from .vocabulary import draft_id_problems
 from .writer import OutputTensor, Progress, write_gguf
-
-DEFAULT_THETA = 10000.0
 
 StrPath = str | os.PathLike[str]
 
@@ -61,7 +58,9 @@ def convert(
     verifier: StrPath | None = None,
     output: StrPath | None = None,
     *,
+    revision: str | None = None,
     outtype: str = encode.DEFAULT_OUT_TYPE,
+    attention: str | None = None,
     draft_vocab: int | None = None,
     frequencies: StrPath | None = None,
     corpus: StrPath | None = None,
@@ -70,11 +69,16 @@ def convert(
     """Convert a trained drafter to GGUF.
 
     Args:
-        source: a folder with config.json and safetensors, or the safetensors file in it.
+        source: a folder with config.json and safetensors, the safetensors file in it, or a
+            Hugging Face id: downloaded, or from the cache.
         verifier: the verifier's GGUF; None searches the folder, then the Hugging Face cache.
         output: file to write, or a folder for it; None is ``<folder>-<outtype>.gguf`` in the
-            checkpoint's folder. An existing file is replaced.
+            checkpoint's folder, for a Hugging Face id in the working folder. An existing file is
+            replaced.
+        revision: branch, tag or commit of a Hugging Face id; None is its main branch.
         outtype: type of the matrices, one of `encode.OUT_TYPES`. Vectors stay F32.
+        attention: "causal" or "bidirectional" inside a block, for drafters trained with both, of
+            which libllama runs one; None goes by the checkpoint, and such a mixture is an error.
         draft_vocab: tokens the drafter can propose: those that end an answer and the most frequent
             ones, by ``frequencies`` or ``corpus``. None keeps its vocabulary as it is.
         frequencies: file of token ids and their counts, see ``frequencies.read_frequencies``.
@@ -90,17 +94,21 @@ def convert(
     """
     wanted = encode.out_type(outtype)
     choice = vocabulary_choice(draft_vocab, frequencies, corpus)
-    checkpoint = open_source(source)
+    checkpoint = open_source(source, revision)
     layout = layouts.detect(checkpoint)
-    config = layout.parse_config(checkpoint)
-    matches, problems = match(checkpoint, layout.expected_tensors(config, checkpoint))
+    config, problems = choose(layout.parse_config(checkpoint), attention)
+    matches, misfits = match(checkpoint, layout.expected_tensors(config, checkpoint))
+    problems += [*misfits, *draft_id_problems(config, checkpoint)]
     if verifier is None:
         raise_problems(checkpoint.folder, problems)
     target = find_verifier(checkpoint, config) if verifier is None else read_verifier(verifier)
-    problems += pair_problems(config, target, {str(item.expected.target) for item in matches})
+    problems += pair_problems(config, target, _names(matches))
     raise_problems(checkpoint.folder, problems)
     path = _output_path(checkpoint, target, output, outtype)
-    tensors = _tensors(config, matches, wanted)
+    tensors = [
+        *_tensors(config, matches, wanted),
+        *generated_tensors(config, checkpoint, target, _names(matches), wanted),
+    ]
     kinds = {tensor.name: tensor.kind for tensor in tensors}
     warnings = [*config.warnings, *encode.fallback_warnings(kinds, wanted)]
     coverage = None
@@ -142,23 +150,19 @@ def _tensors(
 ) -> list[OutputTensor]:
     tensors = []
     for item in matches:
-        name, shape = str(item.expected.target), item.expected.shape
+        name, shape = str(item.expected.target), item.shape
         kind = encode.stored_type(name, shape, wanted)
-        tensors.append(OutputTensor(name, shape, kind, item.pieces))
-    scaling = config.rope.llama3
-    if scaling is not None:
-        theta = config.rope.theta or DEFAULT_THETA
-
-        def factors() -> list[Float32Array]:
-            return [llama3_factors(scaling, theta, config.head_dim)]
-
-        kind = GGMLQuantizationType.F32
-        tensors.append(OutputTensor("rope_freqs.weight", (config.head_dim // 2,), kind, factors))
+        pieces = patched_rows(config, name, item.pieces)
+        tensors.append(OutputTensor(name, shape, kind, pieces))
     return tensors
 
 
+def _names(matches: Iterable[Match]) -> set[str]:
+    return {str(item.expected.target) for item in matches}
+
+
 def _output_path(source: Source, verifier: Verifier, output: StrPath | None, outtype: str) -> Path:
-    path = source.folder if output is None else Path(output).expanduser().absolute()
+    path = source.output_folder if output is None else Path(output).expanduser().absolute()
     if path.is_dir():
         path = path / f"{source.name}-{outtype}.gguf"
     if not path.parent.is_dir():

@@ -123,7 +123,7 @@ def _nothing_fits(source: Source, seen: list[str]) -> str:
 
 
 def _command(source: Source, verifier: str) -> str:
-    arguments = ["dflash-convert", str(source.location), "--verifier", verifier]
+    arguments = ["dflash-convert", source.location, "--verifier", verifier]
     return " ".join(shlex.quote(argument) for argument in arguments)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as published: a folder with config.json and safetensors files."""
+"""A checkpoint as published: a folder or a repository with config.json and safetensors files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from dflash_local.errors import ModelError
 
+from .repository import download, is_repository_id, repository_of
 from .safetensors_file import StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -20,47 +21,74 @@ class Source:
     """An opened checkpoint.
 
     Attributes:
-        location: what the user named, absolute.
+        location: what the user named: an absolute path, or a Hugging Face id.
         folder: where config.json lies, absolute, symbolic links kept.
         config: config.json, parsed.
         tensors: every tensor of every shard, by its published name.
         files: all files that were read; none of them may be overwritten.
     """
 
-    location: Path
+    location: str
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     files: tuple[Path, ...]
 
     @property
+    def repository(self) -> str | None:
+        """The Hugging Face id it came from; None for a folder outside the cache."""
+        origin = repository_of(self.folder)
+        return None if origin is None else origin[0]
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of `repository`."""
+        origin = repository_of(self.folder)
+        return None if origin is None else origin[1]
+
+    @property
     def name(self) -> str:
         """The folder's name; for a snapshot of the Hugging Face cache, the repository's."""
-        if self.folder.parent.name == "snapshots":
-            return self.folder.parent.parent.name.split("--")[-1]
-        return self.folder.name
+        return (self.repository or self.folder.name).split("/")[-1]
+
+    @property
+    def output_folder(self) -> Path:
+        """Where to write unless told: its own folder, for a Hugging Face id the working one."""
+        return self.folder if Path(self.location).is_absolute() else Path.cwd()
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open a folder, or a safetensors file with its config.json beside it.
+def open_source(path: str | os.PathLike[str], revision: str | None = None) -> Source:
+    """Open a folder, a safetensors file with its config.json beside it, or a Hugging Face id.
+
+    Args:
+        path: a folder here goes before a repository of the same name.
+        revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
-        ModelError: something is missing or damaged; the message says what to do.
+        ModelError: something is missing, damaged or cannot be had; the message says what to do.
     """
     location = Path(path).expanduser().absolute()
-    if not location.exists():
+    if location.exists():
+        if revision is not None:
+            raise ModelError(f"revision {revision!r}: expected a Hugging Face id, {path} is local")
+        return _open_local(str(location), location)
+    if not is_repository_id(os.fspath(path)):
         raise ModelError(
             f"{path} does not exist: name a local folder with config.json and model.safetensors, "
-            "or such a model.safetensors (a repository on a hub has to be downloaded first)"
+            "such a model.safetensors, or a Hugging Face id (owner/name)"
         )
-    folder = location if location.is_dir() else location.parent
-    weights = _weight_files(location)
+    return _open_local(os.fspath(path), download(os.fspath(path), revision))
+
+
+def _open_local(named: str, path: Path) -> Source:
+    folder = path if path.is_dir() else path.parent
+    weights = _weight_files(path)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json: it must lie beside the safetensors file")
-    index = [path for path in (folder / INDEX_NAME,) if path.is_file()]
+    index = [file for file in (folder / INDEX_NAME,) if file.is_file()]
     files = (config_path, *index, *weights)
-    return Source(location, folder, read_json(config_path), _merge(weights), files)
+    return Source(named, folder, read_json(config_path), _merge(weights), files)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_what_is_no_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
             convert(source, target, tmp_path / "d.gguf")
         return str(caught.value)
 
-    assert "has to be downloaded first" in message(tmp_path / "z-lab" / "Some-DFlash")
+    assert "or a Hugging Face id (owner/name)" in message(tmp_path / "z-lab" / "Some-DFlash")
     assert "is not a safetensors file" in message(folder / "config.json")
     (folder / "model.safetensors").rename(folder / "weights.safetensors")
     convert(folder, target, tmp_path / "d.gguf")  # the only one there is
