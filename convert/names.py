@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .drafter import DrafterConfig
 from .safetensors_file import FLOAT_TYPES, Float32Array, StoredTensor
 from .source import Source
 
@@ -22,15 +21,19 @@ class Expected:
 
     Attributes:
         source: published name, without the optional ``model.`` prefix.
-        target: name in GGUF; None for a tensor that is known and left out.
+        target: name in GGUF; None for a tensor that is known and not written as it is.
         shape: as torch has it, rows first.
         head_dim: above 0 where neighbouring rotary pairs have to become halves.
+        n_zeros: columns of zeros that GGUF has behind the stored ones.
+        dtypes: safetensors' names of the types it may have.
     """
 
     source: str
     target: str | None
     shape: tuple[int, ...]
     head_dim: int = 0
+    n_zeros: int = 0
+    dtypes: tuple[str, ...] = tuple(FLOAT_TYPES)
 
 
 @dataclass(frozen=True)
@@ -40,46 +43,18 @@ class Match:
     expected: Expected
     stored: StoredTensor
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As it is written, rows first."""
+        *rows, n_columns = self.expected.shape
+        return (*rows, n_columns + self.expected.n_zeros)
+
     def pieces(self) -> Iterator[Float32Array]:
         """The values as they are written to GGUF, F32, some rows at a time."""
-        head_dim = self.expected.head_dim
+        head_dim, n_zeros = self.expected.head_dim, self.expected.n_zeros
         for values in self.stored.pieces(head_dim or 1):
-            yield _halves(values, head_dim) if head_dim else values
-
-
-def layer_tensors(config: DrafterConfig, layer: int) -> list[Expected]:
-    """The eleven tensors of one Qwen3-style layer."""
-    n_embd, n_ff, head_dim = config.n_embd, config.n_ff, config.head_dim
-    n_q, n_kv = config.n_head * head_dim, config.n_head_kv * head_dim
-    pairs = head_dim if config.interleaved_rope else 0
-    rows = (
-        ("input_layernorm", "attn_norm", (n_embd,), 0),
-        ("self_attn.q_proj", "attn_q", (n_q, n_embd), pairs),
-        ("self_attn.k_proj", "attn_k", (n_kv, n_embd), pairs),
-        ("self_attn.v_proj", "attn_v", (n_kv, n_embd), 0),
-        ("self_attn.o_proj", "attn_output", (n_embd, n_q), 0),
-        ("self_attn.q_norm", "attn_q_norm", (head_dim,), pairs),
-        ("self_attn.k_norm", "attn_k_norm", (head_dim,), pairs),
-        ("post_attention_layernorm", "ffn_norm", (n_embd,), 0),
-        ("mlp.gate_proj", "ffn_gate", (n_ff, n_embd), 0),
-        ("mlp.up_proj", "ffn_up", (n_ff, n_embd), 0),
-        ("mlp.down_proj", "ffn_down", (n_embd, n_ff), 0),
-    )
-    return [
-        Expected(f"layers.{layer}.{source}.weight", f"blk.{layer}.{target}.weight", shape, pair)
-        for source, target, shape, pair in rows
-    ]
-
-
-def vocabulary_tensors(config: DrafterConfig, source: Source) -> list[Expected]:
-    """The drafter's own embedding and head, where it has them; else the verifier's serve."""
-    shape = (config.n_vocab or 0, config.n_embd)
-    borrowed = source.config.get("has_embed_tokens") is False
-    tensors = [
-        Expected("embed_tokens.weight", None if borrowed else "token_embd.weight", shape),
-        Expected("lm_head.weight", "output.weight", shape),
-    ]
-    return [tensor for tensor in tensors if find(source, tensor.source) is not None]
+            values = _halves(values, head_dim) if head_dim else values
+            yield np.pad(values, ((0, 0), (0, n_zeros))) if n_zeros else values
 
 
 def find(source: Source, name: str) -> StoredTensor | None:
@@ -87,10 +62,9 @@ def find(source: Source, name: str) -> StoredTensor | None:
     return source.tensors.get(name) or source.tensors.get(OPTIONAL_PREFIX + name)
 
 
-def stored_rows(source: Source) -> int | None:
-    """Vocabulary rows of the checkpoint's own embedding, or None where it has none."""
-    embedding = find(source, "embed_tokens.weight")
-    return embedding.shape[0] if embedding is not None and embedding.shape else None
+def spelled(source: Source, *names: str) -> str:
+    """The one of several published names that is stored; the first where none is."""
+    return next((name for name in names if find(source, name) is not None), names[0])
 
 
 def match(source: Source, expected: list[Expected]) -> tuple[list[Match], list[str]]:
@@ -118,8 +92,8 @@ def _misfit(item: Match) -> str | None:
     stored, expected = item.stored, item.expected
     if stored.shape != expected.shape:
         return f"tensor {stored.name}: found shape {stored.shape}, expected {expected.shape}"
-    if stored.dtype not in FLOAT_TYPES:
-        types = ", ".join(FLOAT_TYPES)
+    if stored.dtype not in expected.dtypes:
+        types = ", ".join(expected.dtypes)
         return f"tensor {stored.name}: found type {stored.dtype}, expected one of {types}"
     return None
 

@@ -57,7 +57,8 @@ def _head_problems(
     config: DrafterConfig, verifier: Verifier, written: Collection[str]
 ) -> list[str]:
     tied = config.tied if config.tied is not None else not verifier.has_head
-    if "token_embd.weight" not in written or "output.weight" in written or tied:
+    borrowed = config.mask_embedding is not None  # then both come from the verifier
+    if "token_embd.weight" not in written or "output.weight" in written or tied or borrowed:
         return []
     return [
         "embed_tokens.weight without lm_head.weight, and not tied: libllama would use the "

@@ -12,7 +12,9 @@ import numpy as np
 from .fields import Fields
 from .safetensors_file import Float32Array
 
-PLAIN_TYPES = ("default", "mrope")
+PLAIN_TYPES = ("default", "mrope", "llama3", "proportional")
+DEFAULT_THETA = 10000.0  # llama.cpp's
+STANDS_STILL = 1e30  # what a pair's frequency is divided by, as in llama.cpp's converter
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Rope:
         n_rot: dimensions of a head that rotate; None is all.
         scaling: GGUF keys under ``dflash.rope.scaling`` and their values.
         llama3: becomes the tensor ``rope_freqs.weight``.
+        n_proportional: pairs that rotate where Gemma leaves the others in place; also becomes that
+            tensor.
         mrope: the config carries the sections of a multi-axis embedding.
     """
 
@@ -41,6 +45,7 @@ class Rope:
     n_rot: int | None = None
     scaling: Mapping[str, str | int | float] = field(default_factory=dict)
     llama3: Llama3Scaling | None = None
+    n_proportional: int | None = None
     mrope: bool = False
 
 
@@ -57,13 +62,24 @@ def parse_rope(config: Fields, head_dim: int) -> Rope:
     fields = Fields(nested, config.problems)
     kind = str(nested.get("rope_type", nested.get("type", "default"))).lower()
     llama3 = _llama3(fields) if kind == "llama3" else None
-    return Rope(
-        theta=fields.optional_number("rope_theta"),
-        n_rot=_rotated(fields, head_dim, whole=llama3 is not None),
-        scaling=_scaling(kind, fields),
-        llama3=llama3,
-        mrope="mrope_section" in nested,
-    )
+    theta, scaling = fields.optional_number("rope_theta"), _scaling(kind, fields)
+    if kind == "proportional":
+        n_pairs = (_rotated(fields, head_dim, whole=False) or head_dim) // 2
+        return Rope(theta, head_dim, scaling, n_proportional=n_pairs)
+    n_rot = _rotated(fields, head_dim, whole=llama3 is not None)
+    return Rope(theta, n_rot, scaling, llama3, mrope="mrope_section" in nested)
+
+
+def frequency_factors(rope: Rope, head_dim: int) -> Float32Array | None:
+    """What each rotating pair's frequency is divided by, [head_dim / 2]; None is all by 1."""
+    if rope.llama3 is not None:
+        theta = DEFAULT_THETA if rope.theta is None else rope.theta
+        return llama3_factors(rope.llama3, theta, head_dim)
+    if rope.n_proportional is not None:
+        factors = np.full(head_dim // 2, STANDS_STILL, np.float32)
+        factors[: rope.n_proportional] = 1.0
+        return factors
+    return None
 
 
 def llama3_factors(scaling: Llama3Scaling, theta: float, head_dim: int) -> Float32Array:
@@ -116,7 +132,7 @@ def _llama3(fields: Fields) -> Llama3Scaling:
 
 
 def _scaling(kind: str, fields: Fields) -> dict[str, str | int | float]:
-    if kind in PLAIN_TYPES or kind == "llama3":
+    if kind in PLAIN_TYPES:
         return {}
     if kind == "linear":
         return {"type": "linear", "factor": fields.number("factor")}
@@ -124,7 +140,7 @@ def _scaling(kind: str, fields: Fields) -> dict[str, str | int | float]:
         return _yarn(fields)
     fields.problems.append(
         f"`rope_type`: found {kind!r}, which the dflash graph of llama.cpp cannot compute; "
-        "expected default, linear, yarn or llama3"
+        "expected default, linear, yarn, llama3 or proportional"
     )
     return {}
 

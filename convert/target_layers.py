@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .fields import Fields
+
 # Graphs of libllama that also offer the output of their last layer, before the final norm.
 TAP_AFTER_LAST_LAYER = frozenset({"deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"})
 
@@ -15,6 +17,36 @@ def layer_inputs(published_ids: Sequence[int]) -> list[int]:
     layer 0 takes in.
     """
     return [layer + 1 for layer in published_ids]
+
+
+def published_ids(draft: Fields, n_layer: int, warnings: list[str]) -> tuple[int, ...]:
+    """The layers whose outputs a drafter reads, whatever its config calls them.
+
+    `target_layer_ids` names outputs; `aux_hidden_state_layer_ids` counts hidden states, of which
+    the embeddings are the first, so each is one more. Without either it is z-lab's default.
+    """
+    ids, inputs = (
+        draft.integers(name) for name in ("target_layer_ids", "aux_hidden_state_layer_ids")
+    )
+    if inputs is not None:
+        outputs = tuple(layer - 1 for layer in inputs)
+        if ids not in (None, outputs):
+            draft.problems.append(
+                f"`target_layer_ids` {list(ids or ())} and `aux_hidden_state_layer_ids` "
+                f"{list(inputs)} disagree: expected the latter to be one more each"
+            )
+        return outputs
+    named = ("target_layer_ids", "aux_hidden_state_layer_ids")
+    if ids is not None or any(draft.get(name) is not None for name in named):
+        return ids or ()
+    ids = tuple(default_ids(draft.integer("num_target_layers"), n_layer))
+    warnings.append(f"no `target_layer_ids`: took z-lab's default, {list(ids)}")
+    return ids
+
+
+def counted_from(first: int, ids: Sequence[int]) -> tuple[int, ...]:
+    """Open Spec's ids as outputs of layers: they count from 0 or, as hidden states, from 1."""
+    return tuple(layer - first for layer in ids)
 
 
 def default_ids(n_verifier_layers: int, n_drafter_layers: int) -> list[int]:
