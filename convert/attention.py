@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .drafter import DrafterConfig, SlidingWindow
@@ -24,9 +25,12 @@ def sliding_window(block: Fields, draft: Fields, n_layer: int) -> SlidingWindow 
     if name is None or not in_use:
         return None
     kinds = layer_types(block, n_layer, windowed=True)
-    return SlidingWindow(
-        draft.integer(name), tuple(everywhere or kind == SLIDING for kind in kinds)
-    )
+    return window(draft.integer(name), [everywhere or kind == SLIDING for kind in kinds])
+
+
+def window(size: int, pattern: Sequence[bool]) -> SlidingWindow | None:
+    """A window; None where no layer has it: a file that says so ends libllama's process."""
+    return SlidingWindow(size, tuple(pattern)) if any(pattern) else None
 
 
 def layer_types(block: Fields, n_layer: int, *, windowed: bool) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .attention import SLIDING, stated, with_masks
+from .attention import SLIDING, stated, window, with_masks
 from .blocks import parse_blocks
 from .drafter import DrafterConfig, SlidingWindow
 from .fields import Fields, raise_problems
@@ -62,4 +62,4 @@ def _sliding(top: Fields, n_layer: int) -> SlidingWindow | None:
     if not isinstance(types, list) or len(types) != n_layer:
         top.problems.append(f"`layer_types`: found {types!r:.60}, expected one entry a layer")
         return None
-    return SlidingWindow(top.integer("sliding_window"), tuple(kind == SLIDING for kind in types))
+    return window(top.integer("sliding_window"), [kind == SLIDING for kind in types])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .attention import SLIDING, layer_types, sliding_window, stated, with_masks
+from .attention import stated, with_masks
 from .blocks import parse_blocks
 from .dflash2 import selector
 from .drafter import DrafterConfig
@@ -57,16 +57,15 @@ def parse_drafter(
         selector=found,
         markov=None if found else markov_head(source, draft, from_anchor=False),
     )
-    return with_masks(config, stated(draft, Fields({}, [])), _causal_layers(block, draft, config))
+    return with_masks(config, stated(draft, Fields({}, [])), _causal_layers(draft, config))
 
 
-def _causal_layers(block: Fields, draft: Fields, config: DrafterConfig) -> tuple[bool, ...]:
+def _causal_layers(draft: Fields, config: DrafterConfig) -> tuple[bool, ...]:
     # Their masks: sliding layers are causal inside a block unless told not to be, others never.
-    window = sliding_window(block, draft, config.n_layer)
-    if window is None or draft.flag("sliding_window_non_causal", config.selector is not None):
+    default = config.selector is not None  # theirs for DFlash2
+    if config.sliding is None or draft.flag("sliding_window_non_causal", default):
         return ()
-    kinds = layer_types(block, config.n_layer, windowed=True)
-    return tuple(kind == SLIDING for kind in kinds)
+    return config.sliding.pattern
 
 
 def _check_kind(top: Fields) -> None:
