@@ -346,3 +346,57 @@ class Session:
     def width(self) -> int: ...
     @width.setter
     def width(self, width: int) -> None: ...
+
+def read(
+    verifier: Verifier, tokens: npt.NDArray[np.int32], top_k: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Reads a text from its beginning: what a drafter is trained on.
+
+    Its sequence of the verifier's context holds the text afterwards; no session may be on it.
+
+    Args:
+        top_k: tokens that follow each token, with their log probabilities; 0 for none, which
+            leaves the verifier's head out.
+
+    Returns:
+        Features [n, n_features] as a session injects them; ids [n, top_k], best first; log
+        probabilities [n, top_k].
+
+    Raises:
+        ContextError: more tokens than the context holds.
+    """
+
+class Answers:
+    """Answers many prompts at once by plain decoding, each in a sequence of one context.
+
+    Args:
+        context: address of a ``llama_context`` with ``n_seq_max`` of at least ``n_slots``.
+        n_slots: answers at once.
+    """
+
+    def __init__(self, context: int, n_slots: int) -> None: ...
+    def start(self, slot: int, prompt: Sequence[int], max_tokens: int, sampler: int = 0) -> None:
+        """Begins an answer in a free slot.
+
+        Args:
+            sampler: address of a ``llama_sampler`` chain, the slot's until it is free; 0: greedy.
+
+        Raises:
+            ContextError: the prompt is longer than a sequence or a batch.
+        """
+
+    def run(self, n_steps: int) -> list[int]:
+        """Decodes up to ``n_steps`` times, or until answers are complete; gives their slots.
+
+        An answer ends with an end of generation, ``max_tokens``, or a full sequence.
+        """
+
+    def answer(self, slot: int) -> list[int]:
+        """The tokens of a slot's answer so far."""
+
+    def free(self, slot: int) -> None:
+        """Frees a slot and its memory."""
+
+    @property
+    def backend_seconds(self) -> float:
+        """Seconds spent inside libllama so far."""

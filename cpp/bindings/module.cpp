@@ -53,4 +53,5 @@ PYBIND11_MODULE(_core, module) {
   bindings::register_verifier(module);
   bindings::register_drafter(module);
   bindings::register_session(module);
+  bindings::register_training(module);
 }

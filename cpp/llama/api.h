@@ -45,6 +45,8 @@ struct llama_batch {
   X(llama_vocab_n_tokens, "", "", int32_t, (const llama_vocab*))                                 \
   X(llama_vocab_is_eog, "", "", bool, (const llama_vocab*, llama_token))                         \
   X(llama_n_ctx, "", "", uint32_t, (const llama_context*))                                       \
+  X(llama_n_ctx_seq, "", "", uint32_t, (const llama_context*))                                   \
+  X(llama_n_seq_max, "", "", uint32_t, (const llama_context*))                                   \
   X(llama_n_batch, "", "", uint32_t, (const llama_context*))                                     \
   X(llama_n_ubatch, "", "", uint32_t, (const llama_context*))                                    \
   X(llama_n_rs_seq, "", "", uint32_t, (const llama_context*))                                    \

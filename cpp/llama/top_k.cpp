@@ -1,0 +1,60 @@
+#include "llama/top_k.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace dflash {
+
+namespace {
+
+// Most blocks of a vocabulary hold nothing that belongs to the best: a look at their maximum,
+// which compilers vectorise, is all they cost.
+constexpr int32_t kBlock = 64;
+
+float largest(const float* values, int32_t n) {
+  float best = values[0];
+  for (int32_t i = 1; i < n; ++i) best = values[i] > best ? values[i] : best;
+  return best;
+}
+
+double log_sum_exp(const float* values, int32_t n, float maximum) {
+  double sum = 0;
+  for (int32_t first = 0; first < n; first += kBlock) {
+    float part = 0;
+    const int32_t end = std::min(n, first + kBlock);
+    for (int32_t i = first; i < end; ++i) part += std::exp(values[i] - maximum);
+    sum += part;
+  }
+  return maximum + std::log(sum);
+}
+
+}  // namespace
+
+void top_k(const float* logits, int32_t n, int32_t k, int32_t* ids, float* log_probs) {
+  const auto better = [&](int32_t a, int32_t b) {
+    return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+  };
+  std::vector<int32_t> heap(static_cast<size_t>(k));  // the worst of the best on top
+  std::iota(heap.begin(), heap.end(), 0);
+  std::make_heap(heap.begin(), heap.end(), better);
+  for (int32_t first = k; first < n; first += kBlock) {
+    const int32_t end = std::min(n, first + kBlock);
+    if (largest(logits + first, end - first) <= logits[heap.front()]) continue;
+    for (int32_t i = first; i < end; ++i) {
+      if (logits[i] <= logits[heap.front()]) continue;
+      std::pop_heap(heap.begin(), heap.end(), better);
+      heap.back() = i;
+      std::push_heap(heap.begin(), heap.end(), better);
+    }
+  }
+  std::sort_heap(heap.begin(), heap.end(), better);
+  const double total = log_sum_exp(logits, n, logits[heap.front()]);
+  for (int32_t i = 0; i < k; ++i) {
+    ids[i] = heap[static_cast<size_t>(i)];
+    log_probs[i] = static_cast<float>(logits[ids[i]] - total);
+  }
+}
+
+}  // namespace dflash

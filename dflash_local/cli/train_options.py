@@ -1,0 +1,163 @@
+"""The options of ``dflash-local train``, checked before anything loads."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.numbers import natural, non_negative, positive
+
+STEPS = ("prompts", "generate", "fit", "simulate", "export")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line says; what it does not say is missing in the dictionaries."""
+
+    step: str | None
+    verifier: Path
+    out: Path
+    data: dict[str, Any] = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+# Where an option belongs: its name, the group, the name in the group's dataclass.
+_DATA = {
+    "prompts": "prompts",
+    "synthesize": "synthesize",
+    "as_is": "as_is",
+    "tokens": "tokens",
+    "held_out": "held_out",
+    "max_tokens": "max_tokens",
+    "max_length": "max_length",
+    "temperatures": "temperatures",
+    "at_once": "at_once",
+}
+_SHAPE = {
+    "layers": "layers",
+    "block": "block",
+    "target_layers": "target_layers",
+    "mask_token": "mask_token",
+    "init": "init",
+    "cold": "cold",
+}
+_FIT = {
+    "steps": "steps",
+    "batch_size": "batch_size",
+    "blocks": "n_blocks",
+    "learning_rate": "learning_rate",
+    "noise": "noise",
+    "soft": "soft",
+    "decay": "decay",
+    "seed": "seed",
+    "evaluate_every": "evaluate_every",
+    "patience": "patience",
+}
+
+
+def parse(argv: list[str]) -> Arguments:
+    """The arguments in ``argv``; a mistake in them ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="dflash-local train",
+        argument_default=argparse.SUPPRESS,
+        description="Train a drafter for a GGUF verifier, on its own answers to your prompts. Goes "
+        "on where it was when it is started again. With a step's name only that step is done.",
+    )
+    parser.add_argument("step", nargs="?", choices=STEPS, default=None, help="default: all of them")
+    parser.add_argument("--verifier", type=Path, required=True, metavar="V.gguf")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the drafter"
+    )
+    _add_data(parser.add_argument_group("what it is trained on"))
+    _add_shape(parser.add_argument_group("the drafter"))
+    _add_fit(parser.add_argument_group("training"))
+    _add_run(parser.add_argument_group("running"))
+    given = vars(parser.parse_args(argv))
+    top = {name: given.pop(name) for name in ("step", "verifier", "out")}
+    groups = [
+        {own: given.pop(name) for name, own in names.items() if name in given}
+        for names in (_DATA, _SHAPE, _FIT)
+    ]
+    given.setdefault("threads", physical_cores())
+    arguments = Arguments(**top, data=groups[0], shape=groups[1], fit=groups[2], run=given)
+    problem = _problem(arguments)
+    if problem:
+        parser.error(problem)
+    return arguments
+
+
+def _problem(arguments: Arguments) -> str | None:
+    data = arguments.data
+    files = [arguments.verifier, data.get("prompts"), *data.get("tokens", ())]
+    for path in files:
+        if path is not None and not path.is_file():
+            return f"{path} is no file"
+    init = arguments.shape.get("init")
+    if init is not None and not (init / "config.json").is_file():
+        return f"--init: {init} has no config.json: expected a drafter in the published layout"
+    if arguments.out.exists() and not arguments.out.is_dir():
+        return f"--out: {arguments.out} is a file, expected a folder"
+    if not 0 < data.get("held_out", 0.05) < 1:
+        return "--held-out: expected a share between 0 and 1"
+    return None
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    prompts = 'a line each: {"messages": [...]}, {"prompt": "..."}, or plain text'
+    add("--prompts", type=Path, metavar="FILE.jsonl", help=prompts)
+    add("--synthesize", type=natural, metavar="N", help="user turns that the verifier makes up")
+    add("--as-is", action="store_true", help="train on the answers in the prompts as they are")
+    tokens = 'conversations as tokens, a line each: {"tokens": [...], "start": N}'
+    add("--tokens", type=Path, nargs="+", metavar="FILE", help=tokens)
+    add("--held-out", type=float, metavar="SHARE", help="never trained on (default 0.05)")
+    add("--max-tokens", type=positive, metavar="N", help="of an answer")
+    add("--max-length", type=positive, metavar="N", help="tokens of a conversation")
+    add("--temperatures", type=_numbers, metavar="T,T", help="answers take them in turn")
+    add("--at-once", type=positive, metavar="N", help="answers in one batch")
+
+
+def _add_shape(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--layers", type=positive, metavar="N")
+    add("--block", type=positive, metavar="N", help="tokens of a block, the anchor among them")
+    add("--target-layers", type=_integers, metavar="I,J,...", help="outputs of them are read")
+    add("--mask-token", type=natural, metavar="ID")
+    add("--init", type=Path, metavar="DIR", help="go on from a drafter in the published layout")
+    add("--cold", action="store_true", help="begin with random weights")
+
+
+def _add_fit(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--steps", type=positive, metavar="N")
+    add("--batch-size", type=positive, metavar="N", help="texts an update, of all processes")
+    add("--blocks", type=positive, metavar="N", help="random blocks a text")
+    add("--learning-rate", type=non_negative, metavar="X")
+    add("--noise", type=non_negative, metavar="X", help="on features")
+    add("--soft", type=non_negative, metavar="SHARE", help="of the loss over probabilities")
+    add("--decay", type=non_negative, metavar="X", help="position weights exp(-k/X), not D-PACE")
+    add("--seed", type=natural, metavar="N")
+    add("--evaluate-every", type=positive, metavar="STEPS")
+    add("--patience", type=positive, metavar="N", help="looks without a better one")
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: the physical cores)")
+    add("--gpu-layers", type=int, metavar="N", help="of the verifier, -1 for all")
+    add("--cache-gb", type=non_negative, metavar="X", help="disk for features, at most")
+    add("--outtype", metavar="TYPE", help="of the GGUF (default bf16)")
+    add("--force", action="store_true", help="export although the simulation disagrees")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(non_negative(part) for part in text.split(","))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(natural(part) for part in text.split(","))

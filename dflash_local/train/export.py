@@ -1,0 +1,27 @@
+"""A trained drafter as files: the published layout, and the GGUF made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, Any]) -> Path:
+    """Writes model.safetensors (BF16) and config.json; gives the folder.
+
+    Each file takes its name when it is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {name: value.to(torch.bfloat16).contiguous() for name, value in state.items()}
+    part = folder / ".model.part"
+    save_file(stored, part, metadata={"format": "pt"})
+    part.replace(folder / "model.safetensors")
+    part = folder / ".config.part"
+    part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    part.replace(folder / "config.json")
+    return folder

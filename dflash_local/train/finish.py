@@ -1,0 +1,68 @@
+"""From trained weights to a drafter that may be used: tried, written, reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from dflash_local.errors import DFlashError
+
+from .examples import anchors_of
+from .export import save_checkpoint
+from .pipeline import EVALUATED, Training
+from .report import write_report
+from .simulate import Simulation, simulate
+from .workspace import Workspace
+
+GGUF = "drafter.gguf"
+_FILES = ("model.safetensors", "config.json", GGUF)
+_EVERY = 8  # anchors of an answer that are tried: each costs the reading of a token or more
+
+
+#: Converts a checkpoint's folder to a GGUF.
+ToGGUF = Callable[[Path, Path], object]
+
+
+def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation:
+    """Makes the files in the work folder and drafts with them on held-out text."""
+    options = training.options
+    folder = save_checkpoint(work.folder / "export", training.fit.best, training.fields)
+    to_gguf(folder, folder / GGUF)
+    texts = (
+        (text, training.read(text), anchors_of(text, 0, None)[::_EVERY].tolist())
+        for text in training.held_out[:EVALUATED]
+    )
+    simulation = simulate(
+        options.verifier,
+        folder / GGUF,
+        texts,
+        n_ctx=options.data.max_length + training.fields["block_size"],
+        n_threads=options.threads,
+        n_gpu_layers=options.gpu_layers,
+    )
+    part = work.simulation.with_suffix(".part")
+    part.write_text(json.dumps(asdict(simulation), indent=1) + "\n", encoding="utf-8")
+    part.replace(work.simulation)
+    return simulation
+
+
+def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
+    """Puts the files where they belong, with the report; gives the GGUF.
+
+    Raises:
+        DFlashError: it drafts otherwise than training promised. Training and inference differ
+            then, and nobody should wonder later why it is slow.
+    """
+    options, promised = training.options, training.fit.progress.best
+    if simulation.is_far_from(promised) and not options.force:
+        raise DFlashError(
+            f"the drafter accepts {simulation.accepted:.2f} drafts a block in the real loop, but "
+            f"{promised:.2f} in training: something differs between the two. It lies in "
+            f"{work.folder / 'export'}; --force exports it all the same"
+        )
+    for name in _FILES:
+        (work.folder / "export" / name).replace(work.out / name)
+    write_report(training, simulation, work.out)
+    return work.out / GGUF

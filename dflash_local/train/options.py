@@ -1,0 +1,72 @@
+"""Everything that can be said about a training; defaults in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .loop import FitOptions
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
+
+    Attributes:
+        prompts: the user's file; see ``read_prompts``.
+        synthesize: user turns that the verifier makes up.
+        as_is: the answers in ``prompts`` are trained on as they are, the verifier writes none.
+        tokens: files of conversations as tokens, already answered.
+        held_out: share that is never trained on.
+        max_tokens: of an answer.
+        max_length: tokens of a conversation; longer ones are cut.
+        temperatures: answers take them in turn.
+        at_once: answers in one batch.
+    """
+
+    prompts: Path | None = None
+    synthesize: int = 0
+    as_is: bool = False
+    tokens: tuple[Path, ...] = ()
+    held_out: float = 0.05
+    max_tokens: int = 300
+    max_length: int = 1024
+    temperatures: tuple[float, ...] = (0.0, 0.8)
+    at_once: int = 32
+
+
+@dataclass(frozen=True)
+class DrafterShape:
+    """What the drafter looks like; None: by the verifier's size.
+
+    Attributes:
+        layers: of the drafter.
+        block: tokens of a block, the anchor among them.
+        target_layers: published ids, layers of the verifier whose outputs are read.
+        mask_token: stands for tokens to be drafted; None: one that no text holds.
+        init: a checkpoint to go on from.
+        cold: begin with random weights, not with the verifier's last layers.
+    """
+
+    layers: int | None = None
+    block: int | None = None
+    target_layers: tuple[int, ...] | None = None
+    mask_token: int | None = None
+    init: Path | None = None
+    cold: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A training."""
+
+    verifier: Path
+    out: Path
+    data: Data = field(default_factory=Data)
+    shape: DrafterShape = field(default_factory=DrafterShape)
+    fit: FitOptions = field(default_factory=FitOptions)
+    threads: int = 1
+    gpu_layers: int = 0
+    cache_gb: float = 20.0
+    outtype: str = "bf16"
+    force: bool = False

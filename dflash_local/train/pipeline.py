@@ -1,0 +1,260 @@
+"""The steps of a training, each of which finds what the ones before it left in the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from dflash_local.errors import DFlashError
+
+from . import conversations as texts
+from . import shape
+from .capture import Capturer, Reading
+from .conversations import Conversation
+from .examples import Examples, held_out_batches
+from .generate import Answerer, Question, Sampling
+from .loop import Fit
+from .model import Drafter, Vocabulary, drafter_config
+from .options import TrainOptions
+from .processes import Processes
+from .prompts import Asked, Template, as_they_are, questions_of, read_prompts, synthesize
+from .store import Store
+from .verifier_file import VerifierFile
+from .warm_start import calibrate, can_warm_start, warm_start
+from .workspace import Workspace
+
+TOP_K = 8  # of the verifier's tokens at each position
+_GROUP = 16  # answers of a slot that are made, and kept, together
+EVALUATED = 100  # held-out texts looked at while training
+_BLOCKS = 32  # of each
+
+#: (what is being done, done, in all)
+Progress = Callable[[str, int, int], None]
+
+
+# ---- 1. prompts ----------------------------------------------------------------------------
+
+
+def make_prompts(options: TrainOptions, work: Workspace, progress: Progress) -> None:
+    """Writes the prompts as tokens; with answers that are there already, the conversations."""
+    if work.prompts.is_file():
+        return
+    template = Template(options.verifier)
+    asked = _asked(options, template, progress)
+    if options.data.as_is:
+        found = [c for one in asked for c in as_they_are(one, template)]
+        if not found:
+            raise DFlashError("--as-is: there is no answer of the assistant's in the prompts")
+        work.append(found)
+    prompts = (
+        [] if options.data.as_is else [p for one in asked for p in questions_of(one, template)]
+    )
+    room = options.data.max_length - options.data.max_tokens
+    fitting = {tuple(prompt): None for prompt in prompts if 0 < len(prompt) <= room}
+    work.write_lines(work.prompts, (f"{list(prompt)}\n" for prompt in fitting))
+
+
+def _asked(options: TrainOptions, template: Template, progress: Progress) -> list[Asked]:
+    data = options.data
+    asked = [] if data.prompts is None else read_prompts(data.prompts)
+    if data.synthesize:
+        with _answerer(options) as answerer:
+            tell = partial(progress, "prompts")
+            made = synthesize(
+                answerer,
+                template,
+                data.synthesize,
+                seed=options.fit.seed,
+                progress=lambda done, _: tell(done, data.synthesize),
+            )
+        asked += [Asked(messages=({"role": "user", "content": text},)) for text in made]
+    if not asked and not data.tokens:
+        raise DFlashError("nothing to train on: name --prompts, --tokens, or --synthesize N")
+    return asked
+
+
+def _answerer(options: TrainOptions) -> Answerer:
+    return Answerer(
+        options.verifier,
+        n_slots=options.data.at_once,
+        n_ctx=options.data.max_length,
+        n_threads=options.threads,
+        n_gpu_layers=options.gpu_layers,
+    )
+
+
+# ---- 2. answers ----------------------------------------------------------------------------
+
+
+def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> None:
+    """The verifier answers every prompt, a group at a time: a group is kept whole or begun anew,
+    so that an interrupted run ends with the same texts."""
+    prompts = work.read_prompts()
+    n_done = 0 if options.data.as_is else len(work.read_conversations())
+    if options.data.as_is or n_done >= len(prompts):
+        return
+    size = _GROUP * options.data.at_once
+    with _answerer(options) as answerer:
+        for first in range(n_done, len(prompts), size):
+            group = list(enumerate(prompts))[first : first + size]
+            progress("answers", first, len(prompts))
+            questions = [
+                Question(p, _sampling(options, i), options.data.max_tokens) for i, p in group
+            ]
+            answers = answerer.answer(questions, _from(progress, first, len(prompts)))
+            work.append(
+                Conversation((*p, *answer), len(p))
+                for (_, p), answer in zip(group, answers, strict=True)
+            )
+
+
+def _from(progress: Progress, first: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _tokens: progress("answers", first + done, total)
+
+
+def _sampling(options: TrainOptions, index: int) -> Sampling:
+    temperatures = options.data.temperatures
+    return Sampling(temperatures[index % len(temperatures)], seed=options.fit.seed + index)
+
+
+def load_texts(
+    options: TrainOptions, work: Workspace
+) -> tuple[list[Conversation], list[Conversation]]:
+    """What is trained on, and what is held out.
+
+    Raises:
+        DFlashError: there are too few for a batch, or none is held out.
+    """
+    found = work.read_conversations()
+    for path in options.data.tokens:
+        found += texts.read_conversations(path)
+    cut = (texts.cut(c, options.data.max_length) for c in found)
+    usable = [c for c in cut if c is not None]
+    held_out = [c for c in usable if texts.is_held_out(c, options.data.held_out)]
+    train = [c for c in usable if not texts.is_held_out(c, options.data.held_out)]
+    if len(train) < options.fit.batch_size or not held_out:
+        raise DFlashError(
+            f"{len(train)} conversations to train on and {len(held_out)} held out; expected "
+            f"{options.fit.batch_size} and 1 at least: give more prompts"
+        )
+    return train, held_out
+
+
+# ---- 3. fit --------------------------------------------------------------------------------
+
+
+class Training:
+    """Verifier, drafter and texts, ready to fit; close it to free the verifier."""
+
+    def __init__(self, options: TrainOptions, work: Workspace, processes: Processes) -> None:
+        self.options = options
+        self.train, self.held_out = load_texts(options, work)
+        self.verifier = VerifierFile(options.verifier)
+        self.fields = drafter_fields(options, self.verifier, self.train)
+        tapped = [layer + 1 for layer in self.fields["dflash_config"]["target_layer_ids"]]
+        self._capturer = Capturer(
+            options.verifier,
+            tapped,
+            n_ctx=options.data.max_length,
+            n_threads=options.threads,
+            n_gpu_layers=options.gpu_layers,
+        )
+        rank = f"{processes.rank}-of-{processes.world}"
+        limit = int(options.cache_gb * 1e9 / processes.world)
+        self._store = Store(work.readings / rank, self._capturer.n_features, TOP_K, limit)
+        torch.manual_seed(options.fit.seed)
+        self.drafter = Drafter(drafter_config(self.fields))
+        self.vocabulary = _vocabulary(self)
+        self._start()
+        self.fit = Fit(
+            self.drafter,
+            self.vocabulary,
+            self.examples,
+            self.looked_at(processes),
+            options.fit,
+            work.folder,
+            processes,
+        )
+
+    @property
+    def examples(self) -> Examples:
+        """Batches of the training texts."""
+        fit = self.options.fit
+        return Examples(
+            self.train,
+            self.read,
+            batch_size=fit.batch_size,
+            n_blocks=fit.n_blocks,
+            block_size=self.fields["block_size"],
+            noise=fit.noise,
+            seed=fit.seed,
+        )
+
+    def looked_at(self, processes: Processes) -> Callable[[], Any]:
+        """Held-out batches, this process's share of them."""
+        mine = self.held_out[:EVALUATED][processes.rank :: processes.world]
+        return lambda: held_out_batches(mine, self.read, self.fields["block_size"], _BLOCKS)
+
+    def read(self, conversation: Conversation) -> Reading:
+        """What the verifier makes of a text: kept from an earlier time, or read now."""
+        key = sha256(np.asarray(conversation.tokens, np.int32).tobytes()).hexdigest()[:24]
+        if key in self._store:
+            return self._store.get(key)
+        reading = self._capturer.read(conversation.tokens, TOP_K)
+        if not self._store.has_room(len(reading.ids)):
+            return reading
+        self._store.put(key, reading)
+        return self._store.get(key)  # rounded, as it will be from now on
+
+    def close(self) -> None:
+        """Frees the verifier."""
+        self._capturer.close()
+
+    def _start(self) -> None:
+        shape_ = self.options.shape
+        if shape_.init is not None:
+            load_weights(self.drafter, shape_.init)
+        elif not shape_.cold and can_warm_start(self.verifier):
+            warm_start(self.drafter, self.verifier)
+            calibrate(self.drafter, self.vocabulary, self.examples.batch(0), self.verifier)
+
+
+def _vocabulary(training: Training) -> Vocabulary:
+    """Over the tokens of all texts: what a text never holds is hardly ever the verifier's word."""
+    tokens = sorted({t for c in [*training.train, *training.held_out] for t in c.tokens})
+    return Vocabulary(
+        torch.from_numpy(training.verifier.embedding),
+        torch.from_numpy(training.verifier.head),
+        training.fields["dflash_config"]["mask_token_id"],
+        torch.tensor(tokens),
+    )
+
+
+def drafter_fields(
+    options: TrainOptions, verifier: VerifierFile, train: Sequence[Conversation]
+) -> dict[str, Any]:
+    """config.json of the drafter to be trained."""
+    if options.shape.init is not None:
+        fields: dict[str, Any] = json.loads((options.shape.init / "config.json").read_text("utf-8"))
+        return fields
+    wanted, sizes = options.shape, verifier.sizes
+    return shape.config_fields(
+        sizes,
+        n_layer=wanted.layers or shape.default_layers(sizes),
+        block_size=wanted.block or shape.default_block(sizes),
+        target_layer_ids=wanted.target_layers or shape.default_target_layers(sizes.n_layer),
+        mask_token=verifier.mask_token(train) if wanted.mask_token is None else wanted.mask_token,
+    )
+
+
+def load_weights(drafter: Drafter, folder: Any) -> None:
+    """The weights of a checkpoint in the published layout."""
+    state = load_file(folder / "model.safetensors")
+    drafter.load_state_dict({name: value.float() for name, value in state.items()})

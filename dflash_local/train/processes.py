@@ -1,0 +1,78 @@
+"""One process, or one of several under ``torchrun`` or ``accelerate launch``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .loss import Losses
+
+
+class Processes:
+    """Where this process stands among those that train together, and what it computes on."""
+
+    def __init__(self) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = _device(local)
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
+    def wrap(self, module: nn.Module) -> Any:
+        """The module, averaging gradients over all processes."""
+        if self.world == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.world == 1:
+            return value
+        summed = value.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def totals(self, sums: Losses) -> Losses:
+        """Every field's sum over all processes, without gradients."""
+        values = {f.name: self.total(getattr(sums, f.name).detach()) for f in fields(sums)}
+        return Losses(**values)
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """BF16 for matrix products where the hardware has it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies BF16 faster than F32.
+
+    A CPU does with matrix tiles (AMX); with AVX-512's BF16 alone torch is slower than in F32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and bool(torch.cpu._is_amx_tile_supported())

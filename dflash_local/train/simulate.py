@@ -1,0 +1,107 @@
+"""Held-out text through the real draft loop: does the exported drafter do what training said?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dflash_local import Llama
+from dflash_local.errors import BackendError
+
+from .capture import Reading
+from .conversations import Conversation
+
+#: A simulated length is far from the trained estimate beyond this share of it, ...
+TOLERANCE = 0.1
+#: ... and beyond so many standard errors of the simulation.
+ERRORS = 3.0
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What the exported drafter did at anchors of held-out text, the verifier being greedy.
+
+    Attributes:
+        accepted: drafts accepted a block, mean.
+        error: its standard error.
+        reached: [k] share of blocks with at least k + 1 drafts accepted.
+        n_blocks: anchors tried.
+    """
+
+    accepted: float
+    error: float
+    reached: list[float]
+    n_blocks: int
+
+    def is_far_from(self, estimate: float) -> bool:
+        """Whether training promised something else."""
+        distance = abs(self.accepted - estimate)
+        return distance > max(TOLERANCE * (1 + estimate), ERRORS * self.error)
+
+
+def simulate(
+    verifier: Path,
+    drafter: Path,
+    texts: Iterable[tuple[Conversation, Reading, Sequence[int]]],
+    *,
+    n_ctx: int,
+    n_threads: int,
+    n_gpu_layers: int = 0,
+) -> Simulation:
+    """Drafts at anchors of texts, and counts what the verifier's own readings would accept.
+
+    Args:
+        texts: each with its reading and the positions of its anchors, ascending.
+
+    Raises:
+        BackendError: nothing can be drafted for this verifier.
+    """
+    accepted: list[int] = []
+    llm = Llama(
+        str(verifier),
+        drafter=str(drafter),
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        n_threads_batch=n_threads,
+        n_gpu_layers=n_gpu_layers,
+        verbose=False,
+    )
+    try:
+        session = llm.session
+        if session is None or session.drafter is None:
+            raise BackendError(f"{verifier}: nothing can be drafted for it")
+        width = session.drafter.max_width
+        for text, reading, anchors in texts:
+            for anchor in anchors:
+                # A draft needs room for its block, and answers to be judged by.
+                if anchor + width >= len(text.tokens):
+                    continue
+                session.sync(text.tokens[:anchor])
+                session.anchor(text.tokens[anchor])
+                drafts = session.propose().tokens
+                session.discard()
+                wanted = reading.ids[anchor : anchor + len(drafts), 0].tolist()
+                accepted.append(_prefix(drafts, wanted))
+    finally:
+        llm.close()
+    return _summary(np.array(accepted), width)
+
+
+def _prefix(drafts: Sequence[int], wanted: Sequence[int]) -> int:
+    hits = [a == b for a, b in zip(drafts, wanted, strict=True)]
+    return hits.index(False) if False in hits else len(hits)
+
+
+def _summary(accepted: np.ndarray, width: int) -> Simulation:
+    n = len(accepted)
+    if n == 0:
+        raise BackendError("no held-out answer is longer than a block: nothing to simulate")
+    return Simulation(
+        accepted=float(accepted.mean()),
+        error=float(accepted.std() / np.sqrt(n)),
+        reached=[float((accepted > k).mean()) for k in range(width)],
+        n_blocks=n,
+    )

@@ -1,0 +1,172 @@
+"""``dflash-local train`` from prompts to GGUF, on the tiny verifier."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import llama_cpp  # noqa: E402
+import numpy as np  # noqa: E402
+from dflash_local.convert import convert  # noqa: E402
+from exactness import session_on, tiny_prompts  # noqa: E402
+from training import ASKED, VERIFIER  # noqa: E402
+
+from dflash_local.train.capture import Capturer  # noqa: E402
+from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.pipeline import load_weights  # noqa: E402
+from dflash_local.train.simulate import Simulation  # noqa: E402
+from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
+
+SMALL = [
+    *("--max-tokens", "40", "--max-length", "128", "--at-once", "8", "--held-out", "0.2"),
+    *("--layers", "1", "--block", "5", "--target-layers", "0,1,2"),
+    *("--steps", "60", "--evaluate-every", "20", "--blocks", "8", "--learning-rate", "5e-3"),
+    *("--threads", "1"),
+]
+
+
+def command(out: Path, *arguments: str) -> list[str]:
+    base = [sys.executable, "-m", "dflash_local", "train", "--verifier", str(VERIFIER)]
+    return [*base, "--out", str(out), *SMALL, *arguments]
+
+
+def train(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(out, *arguments), capture_output=True, text=True, timeout=300, check=False, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join(ASKED) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    done = train(out, "--prompts", str(prompts))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(out / "drafter.gguf")
+    return out
+
+
+def test_it_ends_with_a_drafter_that_beats_its_own_start(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()} - {"training.png"}
+    files = {"model.safetensors", "config.json", "drafter.gguf", "report.json", "report.md"}
+    assert names == {*files, "work"}
+    report = json.loads((trained / "report.json").read_text())
+    assert report["best"]["accepted"] > report["start"]["accepted"]
+    assert report["simulation"]["n_blocks"] > 10
+    assert report["texts"]["held_out"] > 0
+    assert report["verifier"]["chat_template"].startswith("sha256 ")
+    for text in ((trained / "report.json").read_text(), (trained / "report.md").read_text()):
+        assert str(trained.parent) not in text, "where things lie is nobody's business"
+
+
+def test_the_gguf_drafts_what_torch_would(trained: Path, make_llama: Any, tmp_path: Path) -> None:
+    """Logits of libllama on the exported file, and of torch on the weights that were trained."""
+    fields = json.loads((trained / "config.json").read_text())
+    verifier = VerifierFile(VERIFIER)
+    model = Drafter(drafter_config(fields)).eval()
+    load_weights(model, trained)
+    convert(trained, VERIFIER, tmp_path / "drafter.gguf", outtype="f32")
+    embedding = torch.from_numpy(verifier.embedding)
+    vocabulary = Vocabulary(embedding, embedding, fields["dflash_config"]["mask_token_id"])
+    llm = make_llama(llama_cpp.Llama, VERIFIER, n_threads=1, n_threads_batch=1)
+    layers = [layer + 1 for layer in fields["dflash_config"]["target_layer_ids"]]
+    with (
+        session_on(llm, tmp_path / "drafter.gguf") as session,
+        Capturer(VERIFIER, layers, n_ctx=256, n_threads=1) as capturer,
+    ):
+        for prompt in tiny_prompts(llm, 4, seed=3):
+            session.sync(prompt)
+            session.step()
+            drafts = session.propose().tokens
+            ours = np.array([session.draft_logits(row) for row in range(len(drafts))])
+            text = session.tokens
+            features = torch.from_numpy(capturer.read(text[:-1], 0).features)[None]
+            anchor = torch.tensor([[len(text) - 1]])
+            blocks = vocabulary.blocks(torch.tensor([[text[-1]]]), model.block_size)
+            with torch.no_grad():
+                theirs = vocabulary.logits(model(features, anchor, blocks))[0, 0, 1:].numpy()
+            # The session's K/V cache is F32 here, the capturer's F16 as it will run.
+            assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
+            session.discard()
+
+
+@pytest.mark.parametrize("seconds", [2.5, 5.0])
+def test_killed_and_started_again_it_ends_with_the_same_weights(
+    trained: Path, prompts: Path, tmp_path: Path, seconds: float
+) -> None:
+    process = subprocess.Popen(
+        command(tmp_path, "--prompts", str(prompts)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = train(tmp_path, "--prompts", str(prompts))
+    assert done.returncode == 0, done.stderr
+    name = "model.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained: Path, prompts: Path) -> None:
+    done = train(trained, "--prompts", str(prompts), "--blocks", "9")
+    assert done.returncode == 1
+    assert "fit n_blocks: 8 then, 9 now" in done.stderr
+
+
+def test_steps_can_be_taken_one_by_one(trained: Path, prompts: Path, tmp_path: Path) -> None:
+    for step in ("prompts", "generate", "fit", "simulate", "export"):
+        done = train(tmp_path, step, "--prompts", str(prompts))
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "drafter.gguf").exists() == (step == "export")
+    name = "drafter.gguf"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_the_verifier_may_ask_itself(tmp_path: Path) -> None:
+    done = train(tmp_path, "--synthesize", "24", "--steps", "8", "--evaluate-every", "4", "--force")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["texts"]["answers"]["synthesize"] == 24
+
+
+def test_a_drafter_that_drafts_otherwise_than_promised_is_told_apart() -> None:
+    real = Simulation(accepted=0.5, error=0.02, reached=[], n_blocks=400)
+    assert not real.is_far_from(0.55)
+    assert real.is_far_from(0.9)
+    assert not Simulation(0.5, 0.2, [], 10).is_far_from(0.9), "too few blocks to tell"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "nothing to train on: name --prompts, --tokens, or --synthesize N"),
+        (("--prompts", "nowhere.jsonl"), "nowhere.jsonl is no file"),
+        (("--synthesize", "2"), "conversations to train on"),
+        (("--init", "nowhere", "--synthesize", "2"), "has no config.json"),
+    ],
+)
+def test_what_is_missing_is_told(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = train(tmp_path / "out", *arguments)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,333 @@
+"""What is trained on: prompts, answers, readings, splits; an interruption changes nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from test_reference_parity import LayerInputs
+from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
+
+from dflash_local import ContextError, DFlashError, ModelError
+from dflash_local.train.capture import Capturer, Reading
+from dflash_local.train.conversations import (
+    Conversation,
+    batches,
+    cut,
+    is_held_out,
+    read_conversations,
+    to_line,
+)
+from dflash_local.train.generate import Answerer, Question, Sampling
+from dflash_local.train.prompts import (
+    Template,
+    as_they_are,
+    questions_of,
+    read_prompts,
+    synthesize,
+)
+from dflash_local.train.store import Store, to_bf16
+
+LAYERS = [layer + 1 for layer in TARGET_LAYER_IDS]
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return Template(VERIFIER)
+
+
+# ---- readings ------------------------------------------------------------------------------
+
+
+def test_readings_are_what_stock_libllama_computes(make_llama: Any) -> None:
+    """Features bit for bit, at equal batch shapes; tokens and probabilities from its logits."""
+    text = answers(1)[0].tokens
+    llm = make_llama(llama_cpp.Llama, VERIFIER, logits_all=True, type_k=None, type_v=None)
+    states = [state.numpy()[0] for state in LayerInputs(llm).states(list(text))]
+    with Capturer(VERIFIER, LAYERS, n_ctx=512, n_threads=1) as capturer:
+        reading = capturer.read(text, 4)
+        again = capturer.read(text, 4)
+    assert np.array_equal(reading.features, np.concatenate([states[i] for i in LAYERS], axis=1))
+    logits = llm.scores[: len(text)].astype(np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :4]
+    assert np.array_equal(reading.ids, order)
+    expected = np.take_along_axis(log_probs, order, 1)
+    assert np.allclose(reading.log_probs, expected, atol=1e-4)
+    assert np.array_equal(reading.features, again.features), "a text leaves nothing behind"
+
+
+def test_a_text_in_several_batches_reads_as_in_one() -> None:
+    tokens = [int(t) for t in np.random.default_rng(3).integers(4, 380, 900)]
+    with Capturer(VERIFIER, LAYERS, n_ctx=1024, n_threads=1) as capturer:
+        long, head = capturer.read(tokens, 2), capturer.read(tokens[:512], 2)
+    assert long.features.shape == (900, len(LAYERS) * 64)
+    assert np.array_equal(long.features[:512], head.features)
+    assert np.array_equal(long.ids[:512], head.ids)
+
+
+def test_a_text_longer_than_the_context_is_refused() -> None:
+    with Capturer(VERIFIER, LAYERS, n_ctx=64, n_threads=1) as capturer:
+        n_ctx = 256  # libllama rounds up
+        with pytest.raises(ContextError, match="do not fit a context of"):
+            capturer.read([5] * (n_ctx + 1), 1)
+        with pytest.raises(ValueError, match="not in the vocabulary"):
+            capturer.read([5, 384], 1)
+
+
+def test_a_verifier_without_layer_inputs_is_refused() -> None:
+    with pytest.raises(ModelError, match="gives no layer inputs for architecture 'gemma3'"):
+        Capturer(VERIFIER.parent / "verifier-nolayerinp.gguf", LAYERS, n_ctx=64, n_threads=1)
+
+
+def test_reading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    readings(answers(2))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_reading_lets_other_threads_run() -> None:
+    ticks, stop = [0], threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            ticks[0] += 1
+
+    tokens = [7] * 512
+    with Capturer(VERIFIER, LAYERS, n_ctx=512, n_threads=1) as capturer:
+        thread = threading.Thread(target=tick)
+        thread.start()
+        before = ticks[0]
+        capturer.read(tokens, 1)
+        during = ticks[0] - before
+        stop.set()
+        thread.join()
+    assert during > 1000
+
+
+# ---- the store -----------------------------------------------------------------------------
+
+
+def _reading(n: int, seed: int) -> Reading:
+    random = np.random.default_rng(seed)
+    features = random.normal(0, 30, (n, 6)).astype(np.float32)
+    ids = random.integers(0, 99, (n, 2)).astype(np.int32)
+    return Reading(features, ids, random.normal(-1, 1, (n, 2)).astype(np.float32))
+
+
+def _same(a: Reading, b: Reading) -> bool:
+    rounded = (to_bf16(b.features).astype(np.uint32) << 16).view(np.float32)
+    return (
+        np.array_equal(a.features, rounded)
+        and np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.log_probs, b.log_probs)
+    )
+
+
+def test_what_is_kept_comes_back_in_another_process_too(tmp_path: Path) -> None:
+    first, second = _reading(5, 1), _reading(3, 2)
+    store = Store(tmp_path, 6, 2, 10**6)
+    store.put("a", first)
+    store.put("b", second)
+    for again in (store, Store(tmp_path, 6, 2, 10**6)):
+        assert len(again) == 2
+        assert _same(again.get("a"), first)
+        assert _same(again.get("b"), second)
+        assert "c" not in again
+
+
+@pytest.mark.parametrize("name", ["features", "ids", "log_probs", "index"])
+def test_what_an_interruption_left_half_written_is_written_over(tmp_path: Path, name: str) -> None:
+    first, second = _reading(5, 1), _reading(3, 2)
+    Store(tmp_path, 6, 2, 10**6).put("a", first)
+    file = tmp_path / ("index.jsonl" if name == "index" else f"{name}.bin")
+    with file.open("ab") as torn:
+        torn.write(b'["b", 5')
+    store = Store(tmp_path, 6, 2, 10**6)
+    assert "b" not in store
+    store.put("b", second)
+    again = Store(tmp_path, 6, 2, 10**6)
+    assert _same(again.get("a"), first)
+    assert _same(again.get("b"), second)
+
+
+def test_the_store_knows_when_it_is_full(tmp_path: Path) -> None:
+    store = Store(tmp_path, 6, 2, max_bytes=5 * (2 * 6 + 8 * 2))
+    assert store.has_room(5)
+    store.put("a", _reading(4, 1))
+    assert store.has_room(1)
+    assert not store.has_room(2)
+
+
+def test_bf16_rounds_to_nearest_even() -> None:
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.1415927, 1e30], np.float32)
+    torch = pytest.importorskip("torch")
+    theirs = torch.from_numpy(values).to(torch.bfloat16).view(torch.uint16).numpy()
+    assert to_bf16(values).tolist() == theirs.tolist()
+
+
+# ---- answers -------------------------------------------------------------------------------
+
+
+def test_answers_in_a_batch_are_those_of_stock_llama_cpp(make_llama: Any) -> None:
+    llm = make_llama(llama_cpp.Llama, VERIFIER, type_k=None, type_v=None)
+    different = 0
+    for text in answers(12, max_tokens=30):
+        plain = []
+        for token in llm.generate(list(text.prompt), temp=0.0):
+            plain.append(token)
+            if len(plain) == 30 or llama_cpp.llama_vocab_is_eog(
+                llama_cpp.llama_model_get_vocab(llm.model), token
+            ):
+                break
+        different += plain != list(text.tokens[text.start :])
+    # A batch rounds otherwise than a row, so a tie may fall the other way.
+    assert different <= 1
+
+
+def test_answers_do_not_depend_on_what_was_asked_before_or_interrupted(template: Template) -> None:
+    prompts = [
+        template.prompt([{"role": "user", "content": f"Who is {n}?"}]) for n in ("anna", "leo")
+    ]
+    questions = [Question(p, Sampling(1.0, seed=i), 20) for i, p in enumerate(prompts * 4)]
+
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with Answerer(VERIFIER, n_slots=3, n_ctx=N_CTX, n_threads=1) as answerer:
+        first = answerer.answer(questions)
+        with pytest.raises(KeyboardInterrupt):
+            answerer.answer(questions, interrupt)
+        assert answerer.answer(questions) == first
+    assert len({tuple(answer) for answer in first}) > 2, "seeds make a difference"
+
+
+def test_an_answer_ends_with_the_end_the_limit_or_the_context(template: Template) -> None:
+    prompt = template.prompt([{"role": "user", "content": "Who is anna?"}])
+    with Answerer(VERIFIER, n_slots=2, n_ctx=N_CTX, n_threads=1) as answerer:
+        short, whole = answerer.answer([Question(prompt, Sampling(), n) for n in (3, 200)])
+        story = template.text("the grey cat")
+        (full,) = answerer.answer([Question(story, Sampling(), 10_000)])
+    assert len(short) == 3 < len(whole) < 200
+    assert whole[-1] == template.llm.token_eos()
+    assert len(story) + len(full) <= N_CTX
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "words"),
+    [([], ValueError, "needs a prompt"), ([9999], ValueError, "not in the vocabulary")],
+)
+def test_a_bad_prompt_is_refused_and_the_next_one_answered(
+    prompt: list[int], error: type[Exception], words: str
+) -> None:
+    with Answerer(VERIFIER, n_slots=2, n_ctx=N_CTX, n_threads=1) as answerer:
+        with pytest.raises(error, match=words):
+            answerer.answer([Question([5, 6], Sampling(), 4), Question(prompt, Sampling(), 4)])
+        with pytest.raises(ContextError, match="there is room for"):
+            answerer.answer([Question([5] * 2000, Sampling(), 4)])
+        assert len(answerer.answer([Question([5, 6], Sampling(), 4)])[0]) <= 4
+
+
+def test_the_verifier_makes_up_user_turns(template: Template) -> None:
+    with Answerer(VERIFIER, n_slots=8, n_ctx=N_CTX, n_threads=1) as answerer:
+        turns = synthesize(answerer, template, 6, seed=1)
+        assert turns == synthesize(answerer, template, 6, seed=1)
+    assert 0 < len(turns) <= 6
+    assert len(set(turns)) == len(turns)
+    assert all(turn.strip() and "<|im" not in turn for turn in turns)
+
+
+# ---- prompts -------------------------------------------------------------------------------
+
+
+def test_prompts_come_in_four_spellings(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Who is anna?"}]
+    lines = [json.dumps({"messages": messages}), json.dumps(messages), "Who is anna?"]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join([*lines, "", json.dumps({"prompt": "the grey cat"})]))
+    *chats, text = read_prompts(file)
+    assert all(chat.messages == tuple(messages) for chat in chats)
+    assert text.text == "the grey cat"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"question": 1}', 'line 2: expected "messages" or "prompt", found question'),
+        ("[]", 'line 2: expected messages with "role" and "content"'),
+        ('{"messages": [{"role": "user"}]}', 'line 2: expected messages with "role"'),
+        ("{", "line 2: "),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f"Who is anna?\n{line}\n")
+    with pytest.raises(DFlashError, match=words):
+        read_prompts(file)
+
+
+def test_every_turn_of_a_conversation_is_asked_and_kept(tmp_path: Path, template: Template) -> None:
+    messages = [
+        {"role": "user", "content": "Who is anna?"},
+        {"role": "assistant", "content": "anna is here."},
+        {"role": "user", "content": "Who is leo?"},
+        {"role": "assistant", "content": "leo is there."},
+    ]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps(messages) + "\n")
+    (asked,) = read_prompts(file)
+    questions = list(questions_of(asked, template))
+    assert questions == [template.prompt(messages[:1]), template.prompt(messages[:3])]
+    kept = list(as_they_are(asked, template))
+    assert [list(text.prompt) for text in kept] == questions
+    assert template.decode(kept[1].tokens[kept[1].start :]).startswith("leo is there.")
+
+
+# ---- conversations -------------------------------------------------------------------------
+
+
+def test_conversations_survive_a_file(tmp_path: Path) -> None:
+    texts = [Conversation((1, 2, 3), 2), Conversation((4, 5), 1)]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(map(to_line, texts)))
+    assert read_conversations(file) == texts
+
+
+@pytest.mark.parametrize("line", ['{"tokens": [1, 2]}', '{"tokens": [1], "start": 1}', "nothing"])
+def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text(to_line(Conversation((1, 2), 1)) + line + "\n")
+    with pytest.raises(DFlashError, match="line 2"):
+        read_conversations(file)
+
+
+def test_a_fixed_share_is_held_out_by_prompt() -> None:
+    texts = [Conversation((*map(int, str(i)), 7, i % 5, 3), 5) for i in range(10_000, 14_000)]
+    held_out = [is_held_out(text, 0.1) for text in texts]
+    assert 0.07 < np.mean(held_out) < 0.13
+    other_answer = [Conversation((*text.tokens, 9), text.start) for text in texts]
+    assert [is_held_out(text, 0.1) for text in other_answer] == held_out
+
+
+def test_a_cut_conversation_has_an_answer_or_is_none() -> None:
+    text = Conversation(tuple(range(10)), 6)
+    assert cut(text, 8) == Conversation(tuple(range(8)), 6)
+    assert cut(text, 7) is None
+
+
+def test_an_epoch_has_each_text_once_and_texts_of_like_length_together() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(10, 500, 1001)]
+    made = batches(lengths, 4, epoch=0, seed=1)
+    indices = [i for batch in made for i in batch]
+    assert len(indices) == len(set(indices)) == 1000
+    spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in made])
+    assert spread < 0.2 * np.ptp(lengths)
+    assert made == batches(lengths, 4, epoch=0, seed=1)
+    assert made != batches(lengths, 4, epoch=1, seed=1)
