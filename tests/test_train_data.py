@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 from test_reference_parity import LayerInputs
 from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
 
-from dflash_local import ContextError, DFlashError, ModelError
+from dflash_local import BackendError, ContextError, DFlashError, ModelError
 from dflash_local.train.capture import Capturer, Reading
 from dflash_local.train.conversations import (
     Conversation,
@@ -86,6 +86,18 @@ def test_a_text_longer_than_the_context_is_refused() -> None:
 def test_a_verifier_without_layer_inputs_is_refused() -> None:
     with pytest.raises(ModelError, match="gives no layer inputs for architecture 'gemma3'"):
         Capturer(VERIFIER.parent / "verifier-nolayerinp.gguf", LAYERS, n_ctx=64, n_threads=1)
+
+
+def test_a_closed_verifier_is_told() -> None:
+    capturer = Capturer(VERIFIER, LAYERS, n_ctx=64, n_threads=1)
+    answerer = Answerer(VERIFIER, n_slots=1, n_ctx=64, n_threads=1)
+    for model in (capturer, answerer):
+        model.close()
+        model.close()
+    with pytest.raises(BackendError, match="closed"):
+        capturer.read([5], 1)
+    with pytest.raises(BackendError, match="closed"):
+        answerer.answer([Question([5], Sampling(), 4)])
 
 
 def test_reading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,28 +77,31 @@ class Capturer:
             if context is None:
                 raise BackendError(f"{verifier}: libllama could not make a context")
             stack.callback(llama_cpp.llama_free, context)
-            self._verifier = _core.Verifier(
+            verifier_ = _core.Verifier(
                 address(context), max_rows=params.n_batch, feature_layers=list(target_layers)
             )
             self._stack = stack.pop_all()
-
-    @property
-    def n_features(self) -> int:
-        """Floats in a row of features."""
-        return self._verifier.n_features
+        self.n_features = verifier_.n_features  # floats in a row of features
+        self._verifier: _core.Verifier | None = verifier_
+        self._lock = threading.Lock()
 
     def read(self, tokens: Sequence[int], top_k: int) -> Reading:
         """The features of a text, and the ``top_k`` tokens to follow each of its tokens.
 
         Raises:
             ContextError: it is longer than ``n_ctx``.
+            BackendError: the verifier was freed.
         """
-        with captured_log():  # it tells of buffers that grow
+        # libllama tells of buffers that grow.
+        with self._lock, captured_log():
+            if self._verifier is None:
+                raise BackendError("the verifier was closed")
             return Reading(*_core.read(self._verifier, np.asarray(tokens, np.int32), top_k))
 
     def close(self) -> None:
-        """Frees the model."""
-        with captured_log():
+        """Frees the model; waits for a text that is being read."""
+        with self._lock, captured_log():
+            self._verifier = None
             self._stack.close()
 
     def __enter__(self) -> Capturer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,10 @@ class Answerer:
                     f"{n_ctx} tokens: {''.join(log).strip()}. Answer fewer at once"
                 )
             stack.callback(llama_cpp.llama_free, context)
-            self._core = _core.Answers(address(context), n_slots)
+            core = _core.Answers(address(context), n_slots)
             self._stack = stack.pop_all()
+        self._core: _core.Answers | None = core
+        self._lock = threading.Lock()
 
     def answer(
         self, questions: Sequence[Question], progress: Progress = lambda *_: None
@@ -82,44 +85,20 @@ class Answerer:
 
         The same questions give the same answers, whatever was asked before. Stopped by an exception
         or Ctrl-C, nothing is half-done: the next call begins anew.
-        """
-        answers: list[list[int]] = [[] for _ in questions]
-        waiting = iter(enumerate(questions))
-        busy: dict[int, tuple[int, _Chain]] = {}
-        n_done = n_tokens = 0
-        try:
-            self._fill(busy, waiting)
-            while busy:
-                for slot in self._core.run(_STEPS):
-                    index, chain = busy.pop(slot)
-                    answers[index] = list(self._core.answer(slot))
-                    self._core.free(slot)
-                    chain.free()
-                    n_done, n_tokens = n_done + 1, n_tokens + len(answers[index])
-                self._fill(busy, waiting)
-                progress(n_done, n_tokens)
-        finally:
-            for slot, (_, chain) in busy.items():
-                self._core.free(slot)
-                chain.free()
-        return answers
 
-    def _fill(
-        self, busy: dict[int, tuple[int, _Chain]], waiting: Iterator[tuple[int, Question]]
-    ) -> None:
-        for slot in range(self.n_slots):
-            if slot in busy:
-                continue
-            index, question = next(waiting, (None, None))
-            if index is None or question is None:
-                return
-            chain = _Chain(question.sampling)
-            busy[slot] = (index, chain)
-            self._core.start(slot, list(question.tokens), question.max_tokens, chain.address)
+        Raises:
+            ContextError: a prompt for which there is no room.
+            BackendError: the verifier was freed.
+        """
+        with self._lock:
+            if self._core is None:
+                raise BackendError("the verifier was closed")
+            return _answer(self._core, self.n_slots, questions, progress)
 
     def close(self) -> None:
-        """Frees the model."""
-        with captured_log():
+        """Frees the model; waits for the answers that are being written."""
+        with self._lock, captured_log():
+            self._core = None
             self._stack.close()
 
     def __enter__(self) -> Answerer:
@@ -127,6 +106,48 @@ class Answerer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _answer(
+    core: _core.Answers, n_slots: int, questions: Sequence[Question], progress: Progress
+) -> list[list[int]]:
+    answers: list[list[int]] = [[] for _ in questions]
+    waiting = iter(enumerate(questions))
+    busy: dict[int, tuple[int, _Chain]] = {}
+    n_done = n_tokens = 0
+    try:
+        _fill(core, n_slots, busy, waiting)
+        while busy:
+            for slot in core.run(_STEPS):
+                index, chain = busy.pop(slot)
+                answers[index] = core.answer(slot)
+                core.free(slot)
+                chain.free()
+                n_done, n_tokens = n_done + 1, n_tokens + len(answers[index])
+            _fill(core, n_slots, busy, waiting)
+            progress(n_done, n_tokens)
+    finally:
+        for slot, (_, chain) in busy.items():
+            core.free(slot)
+            chain.free()
+    return answers
+
+
+def _fill(
+    core: _core.Answers,
+    n_slots: int,
+    busy: dict[int, tuple[int, _Chain]],
+    waiting: Iterator[tuple[int, Question]],
+) -> None:
+    for slot in range(n_slots):
+        if slot in busy:
+            continue
+        index, question = next(waiting, (None, None))
+        if index is None or question is None:
+            return
+        chain = _Chain(question.sampling)
+        busy[slot] = (index, chain)
+        core.start(slot, list(question.tokens), question.max_tokens, chain.address)
 
 
 class _Chain:
