@@ -39,7 +39,9 @@ from layout_configs import (
     vocabulary,
     zlab,
 )
-from layout_files import N_VOCAB, Checkpoint, Target
+from layout_files import N_EMBD, N_VOCAB, Checkpoint, Target, rounded, values
+
+MASK_VECTOR = rounded(values("mask_embedding", (N_EMBD,)), "BF16")
 
 
 def _a(dflash: dict[str, Any] | None = None, **changes: Any) -> Checkpoint:
@@ -167,7 +169,10 @@ DEEPSPEC = {
     ),
     "h-muse": Checkpoint(MUSE, muse_shapes()),
     "j-mimo": Checkpoint(
-        zlab(MIMO), backbone(mimo_layer()), mask_embedding=MASK, target=Target(weights=True)
+        zlab(MIMO),
+        backbone(mimo_layer()),
+        mask_embedding=(MASK, MASK_VECTOR),
+        target=Target(weights=True),
     ),
 }
 
