@@ -15,6 +15,7 @@ from dflash_local.errors import ModelError
 
 from .drafter import DrafterConfig
 from .pair import pair_problems
+from .repository import is_repository_id
 from .source import Source
 from .verifier import Verifier, is_later_part, read_verifier
 
@@ -27,7 +28,6 @@ HINT_FIELDS = (
     "target_model_path",
     "base_model",
     "base_model_name_or_path",
-    "_name_or_path",
 )
 
 
@@ -53,13 +53,12 @@ def find_verifier(source: Source, config: DrafterConfig) -> Verifier:
 
 def verifier_names(source: Source) -> list[str]:
     """What config.json and the model card call the verifier: repositories or paths."""
-    nested = source.config.get("dflash_config")
-    sections = [source.config, nested if isinstance(nested, dict) else {}]
-    values = [section.get(field) for section in sections for field in HINT_FIELDS]
-    values.append(_card(source).get("base_model"))
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    names = [item.get("name_or_path") if isinstance(item, dict) else item for item in flat]
-    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+    return _names(source, (*HINT_FIELDS, "_name_or_path"))
+
+
+def named_verifiers(source: Source) -> list[str]:
+    """The verifier's repositories, where config.json says that they are: no path, no guess."""
+    return [name for name in _names(source, HINT_FIELDS) if is_repository_id(name)]
 
 
 def hub_cache() -> Path:
@@ -71,6 +70,14 @@ def hub_cache() -> Path:
         return Path(home).expanduser() / "hub"
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "huggingface" / "hub"
+
+
+def _names(source: Source, fields: Iterable[str]) -> list[str]:
+    values = [section.get(field) for section in source.sections for field in fields]
+    values.append(_card(source).get("base_model"))
+    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    names = [item.get("name_or_path") if isinstance(item, dict) else item for item in flat]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 
 def _folder_files(source: Source) -> list[Path]:

@@ -14,6 +14,8 @@ from .repository import download, is_repository_id, repository_of
 from .safetensors_file import StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
+# Objects in config.json where layouts keep what concerns drafting.
+SECTIONS = ("dflash_config", "speculative_config", "speculators_config", "speculators_metadata")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Source:
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     files: tuple[Path, ...]
+
+    @property
+    def sections(self) -> list[dict[str, Any]]:
+        """config.json, then the objects in it that concern drafting."""
+        found = [self.config, *(self.config.get(name) for name in SECTIONS)]
+        return [section for section in found if isinstance(section, dict)]
 
     @property
     def repository(self) -> str | None:

@@ -33,6 +33,7 @@ class Verifier:
     architecture: str
     name: str | None
     organization: str | None
+    size_label: str | None
     n_embd: int
     n_layer: int
     n_vocab: int
@@ -68,6 +69,7 @@ def read_verifier(path: str | os.PathLike[str]) -> Verifier:
         architecture=architecture,
         name=_text(header, "general.name"),
         organization=_text(header, "general.organization"),
+        size_label=_text(header, "general.size_label"),
         n_embd=_integer(header, f"{architecture}.embedding_length"),
         n_layer=n_layer,
         n_vocab=n_vocab,

@@ -238,7 +238,7 @@ def test_model_card_gives_licence_and_base_model(pair: tuple[Path, Path], tmp_pa
 def test_unreadable_model_card_is_no_obstacle(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (pair[0] / "README.md").write_text("---\nlicense: [unclosed\n---\n")
     keys, _ = samples.read(convert(*pair, tmp_path / "d.gguf").output)
-    assert keys["general.name"] == "drafter"
+    assert keys["general.name"] == "Drafter"
 
 
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
