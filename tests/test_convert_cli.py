@@ -62,10 +62,12 @@ def test_default_is_bf16_beside_the_weights(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = samples.config(layer_types=["sliding_attention"] * 2)
-    source = samples.checkpoint(tmp_path / "drafter", settings)
-    assert cli.main([str(source), "--verifier", str(samples.verifier(tmp_path / "v.gguf"))]) == 0
-    assert "warning: sliding layers" in capsys.readouterr().err
+    source = samples.checkpoint(tmp_path / "drafter")
+    verifier = samples.verifier(tmp_path / "v.gguf")
+    assert cli.main([str(source), "--verifier", str(verifier), "--attention", "causal"]) == 0
+    assert "dflash-convert: warning: written as causal" in capsys.readouterr().err
+    keys, _ = samples.read(source / "drafter-bf16.gguf")
+    assert keys["dflash.attention.causal"] is True
 
 
 def test_bare_command_takes_the_one_fitting_gguf_beside_the_weights(tmp_path: Path) -> None:
