@@ -1,0 +1,180 @@
+"""Converted drafters against torch, number by number: the logits of drafted blocks.
+
+Two references: for every layout the tiny drafter in torch whose weights were published again, and
+for layout A's settings z-lab's own model (`dflash` on PyPI), which reads the same checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import numpy as np
+import pytest
+from dflash_local.convert import convert
+from exactness import ONE_THREAD, tiny_prompts
+from layout_configs import SLIDING
+from layout_files import Checkpoint, values, write_checkpoint
+from republished import FLAT, N_VOCAB, TOP, f32_edition, publications, read_weights, zlab
+
+torch: Any = pytest.importorskip("torch")
+pytest.importorskip("dflash.model", reason="z-lab's reference is not installed")
+from test_reference_parity import (  # noqa: E402
+    Agreement,
+    Block,
+    Reference,
+    TorchVerifier,
+    _blocks,
+    tiny_gguf,
+)
+
+MakeLlama = Callable[..., Any]
+PUBLISHED = {name: item for name, item in publications().items() if item.original is not None}
+#: Of the largest logit, in F32: nothing but the order of sums differs.
+TOLERANCE = 3e-5
+#: ggml looks GELU up in a table of F16.
+GELU_TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_verifier: Path) -> TorchVerifier:
+    return TorchVerifier(tiny_gguf.read_verifier(tiny_verifier))
+
+
+@pytest.fixture
+def stock(make_llama: MakeLlama, tiny_verifier: Path) -> llama_cpp.Llama:
+    llm: llama_cpp.Llama = make_llama(llama_cpp.Llama, tiny_verifier, **ONE_THREAD)
+    return llm
+
+
+def _drafted(stock: llama_cpp.Llama, drafter: Path) -> Iterator[Block]:
+    return _blocks(stock, drafter, tiny_prompts(stock, 2, seed=7), n_steps=4)
+
+
+# ---- every layout --------------------------------------------------------------------------
+
+
+class TinyReference:
+    """A tiny drafter in torch, with the weights of a GGUF file."""
+
+    def __init__(self, file: Path, tiny: TorchVerifier, *, markov: bool) -> None:
+        self.tiny = tiny
+        self.model, self.only = tiny_gguf.read_drafter(file)
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+        head = tensors.get("output.weight")
+        self.head = None if head is None else torch.from_numpy(head.data.copy())
+        if not markov:  # a Markov head of zeros, or none
+            model = type(self.model)(replace(self.model.config, kind="dflash"))
+            kept = model.state_dict().keys()
+            state = {k: v for k, v in self.model.state_dict().items() if k in kept}
+            model.load_state_dict(state)
+            self.model = model.requires_grad_(False)
+
+    def run(self, text: list[int]) -> tuple[Any, Any]:
+        """Drafts and logits of the rows that draft, after `text`, which ends with the anchor."""
+        config, embedding = self.model.config, self.tiny.model.embed_tokens
+        states = self.tiny.states(text[:-1])
+        features = torch.cat([states[layer] for layer in config.target_layers], -1)
+        block = torch.tensor([[[text[-1]] + [config.mask_id] * (config.block_size - 1)]])
+        with torch.inference_mode():
+            hidden = self.model(features, torch.tensor([[len(text) - 1]]), embedding(block))
+            logits = hidden @ (embedding.weight if self.head is None else self.head).T
+            if self.only is not None:
+                everything = torch.full((*logits.shape[:-1], N_VOCAB), -torch.inf)
+                logits = everything.index_copy(-1, self.only, logits)
+            drafts = self.model.propose(hidden, logits, block[..., 0])
+            rows = logits[..., config.first_row :, :]
+            if config.kind == "dspark":  # the session's have the Markov head's part
+                before = torch.cat([block[..., :1], drafts[..., :-1]], -1)
+                rows = rows + self.model.pairwise(hidden, before)
+        return drafts[0, 0].numpy(), rows[0, 0].numpy()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_drafts_and_logits_of_every_layout_are_torchs(
+    name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path
+) -> None:
+    item = PUBLISHED[name]
+    source = write_checkpoint(tmp_path / name, item.checkpoint)
+    drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
+    original = f32_edition(str(item.original), tmp_path / "original.gguf", item.without)
+    reference = TinyReference(original, tiny, markov=not item.without)
+    same, agreement = [], Agreement()
+    for block in _drafted(stock, drafter):
+        drafts, logits = reference.run(block.text)
+        same += [a == b for a, b in zip(block.drafts, drafts, strict=True)]
+        if len(block.logits):
+            finite = np.isfinite(logits)
+            assert (np.isfinite(block.logits) == finite).all()
+            agreement.add(np.where(finite, block.logits, 0), np.where(finite, logits, 0))
+    assert np.mean(same) > 0.99
+    assert agreement.error < TOLERANCE
+
+
+# ---- what layout A can set -----------------------------------------------------------------
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+WINDOW = {"use_sliding_window": True, "sliding_window": 12, "layer_types": [SLIDING]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama3": {"rope_scaling": LLAMA3},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "yarn": {"rope_scaling": YARN},
+    "sliding": {**WINDOW, "is_causal": False},
+    "sliding-causal": {**WINDOW, "is_causal": True},
+    "causal": {"is_causal": True},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
+    "untied-head": {"tie_word_embeddings": False},
+}
+
+
+def _other_head(tiny: TorchVerifier) -> Any:
+    embedding = tiny.model.embed_tokens.weight.numpy()
+    return embedding + values("lm_head.weight", embedding.shape) / 16
+
+
+def _variant(name: str, tiny: TorchVerifier) -> Checkpoint:
+    weights = read_weights("dflash-b8")
+    if name == "untied-head":
+        weights["embed_tokens.weight"] = tiny.model.embed_tokens.weight.numpy()
+        weights["lm_head.weight"] = _other_head(tiny)
+    return Checkpoint(zlab(TOP, **{**FLAT, **VARIANTS.get(name, {})}), {}, weights, dtype="F32")
+
+
+def _reference(source: Path, tiny: TorchVerifier, name: str) -> Reference:
+    reference = Reference.load(source, tiny.model.embed_tokens.weight)
+    if name == "untied-head":
+        reference.head.weight = torch.nn.Parameter(torch.from_numpy(_other_head(tiny)))
+    return reference
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_of_layout_a_are_those_of_z_labs_model(
+    name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path
+) -> None:
+    """And those of the same weights without the setting are not."""
+    source = write_checkpoint(tmp_path / "variant", _variant(name, tiny))
+    reference = _reference(source, tiny, name)
+    drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
+    plain = write_checkpoint(tmp_path / "plain", _variant("", tiny))
+    without = convert(plain, tiny_verifier, tmp_path / "plain.gguf", outtype="f32").output
+    errors = []
+    for file in (drafter, without):
+        agreement = Agreement()
+        for block in _drafted(stock, file):
+            states = tiny.states(block.text[:-1])
+            agreement.add(block.logits, reference.logits(states, block.text[-1], len(block.drafts)))
+        errors.append(agreement.error)
+    tolerance = GELU_TOLERANCE if name == "gelu" else TOLERANCE
+    assert errors[0] < tolerance
+    assert errors[1] > 50 * tolerance
