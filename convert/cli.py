@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 # A source that is called like a verb is reached as ./show
-VERBS = ("show", "check", "compare", "migrate")
+VERBS = ("show", "check", "compare", "migrate", "count")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ other verbs (dflash-convert VERB --help says more; a folder of that name is ./VE
   check FILE.gguf --verifier V.gguf    whether it fits, and drafts as its checkpoint does
   compare A.gguf B.gguf                keys and tensors that differ
   migrate OLD.gguf -o NEW.gguf         a fork's GGUF (dflash-draft) as llama.cpp's
+  count CORPUS --verifier V.gguf -o F  counts of its tokens, for --frequencies
 """
 
 
