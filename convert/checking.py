@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dflash_local.drafter_file import DrafterInfo, read_drafter
-from dflash_local.errors import DFlashError
+from dflash_local.drafter_file import read_drafter
+from dflash_local.errors import DFlashError, ModelError
 from dflash_local.pairing import pair_problems, pair_warnings
 
-from .inspection import inspect
+from .inspection import DrafterFile, inspect
 from .pair_files import verifier_info
 from .verifier import Verifier, read_verifier
 
@@ -25,6 +26,7 @@ PROMPT = b"The capital of France is Paris. The capital of Italy is Rome. The cap
 N_CTX = 512
 
 StrPath = str | os.PathLike[str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,15 @@ def check(
         source: the checkpoint the drafter was converted from: both are run on the same text.
         n_threads: for libllama.
 
-    Raises:
-        ModelError: a file is missing, damaged or of another kind. What does not fit is reported.
+    Whatever is wrong, also a file that is missing or damaged, is reported and not raised.
     """
-    described = inspect(drafter)
-    target = read_verifier(verifier)
-    report = CheckReport(described.path, target.path, problems=described.problems)
-    if report.fits:
-        report = _with_pair(report, read_drafter(described.path), target)
+    paths = Path(drafter).expanduser(), Path(verifier).expanduser()
+    described, bad_drafter = _tried(lambda: inspect(paths[0]))
+    target, bad_verifier = _tried(lambda: read_verifier(paths[1]))
+    problems = (*bad_drafter, *bad_verifier, *(described.problems if described else ()))
+    report = CheckReport(paths[0], target.path if target else paths[1], problems)
+    if report.fits and described is not None and target is not None:
+        report = _with_pair(report, described, target)
     if report.fits:
         report = _with_block(report, n_threads)
     if report.fits and source is not None:
@@ -77,29 +80,44 @@ def check(
     return report
 
 
-def _with_pair(report: CheckReport, drafter: DrafterInfo, target: Verifier) -> CheckReport:
-    info = verifier_info(target)
+def _tried(work: Callable[[], T]) -> tuple[T | None, tuple[str, ...]]:
+    """What the work gives, or what it complains about."""
+    try:
+        return work(), ()
+    except DFlashError as error:
+        return None, _lines(error)
+
+
+def _lines(error: DFlashError) -> tuple[str, ...]:
+    """The problems of an error, without the line that counts them."""
+    subject, *problems = str(error).split("\n  - ")
+    return tuple(problems) or (subject,)
+
+
+def _with_pair(report: CheckReport, described: DrafterFile, target: Verifier) -> CheckReport:
+    drafter, info = read_drafter(described.path), verifier_info(target)
     problems = pair_problems(drafter, info)
     if drafter.mask_token >= target.n_rows:
         problems.append(
             f"mask token {drafter.mask_token} has no row in the verifier's token embedding; "
             f"expected an id below {target.n_rows}"
         )
-    return replace(report, problems=tuple(problems), warnings=tuple(pair_warnings(drafter, info)))
+    warned = pair_warnings(drafter, info)
+    if target.mrope and "dimension_sections" not in described.rope:
+        warned.append(
+            "the verifier uses M-RoPE and the drafter has no rope sections: drafts after an image "
+            f"go wrong. dflash-convert migrate {drafter.path} --verifier {target.path} adds them"
+        )
+    return replace(report, problems=tuple(problems), warnings=tuple(warned))
 
 
 def _with_block(report: CheckReport, n_threads: int) -> CheckReport:
-    try:
-        text, missing = _block(report, n_threads)
-    except DFlashError as error:
-        return replace(report, problems=(str(error),))
-    if missing:
-        return replace(report, problems=(missing,))
-    return replace(report, drafted=text)
+    text, problems = _tried(lambda: _block(report, n_threads))
+    return replace(report, drafted=text, problems=problems)
 
 
-def _block(report: CheckReport, n_threads: int) -> tuple[str, str | None]:
-    """Draft once; the text of the block, and what is wrong with it."""
+def _block(report: CheckReport, n_threads: int) -> str:
+    """The text of a block, drafted in libllama."""
     from dflash_local.llama import Llama
 
     with warnings.catch_warnings(record=True) as caught:
@@ -114,7 +132,7 @@ def _block(report: CheckReport, n_threads: int) -> tuple[str, str | None]:
     with llm:
         session = llm.session
         if session is None:
-            return "", "; ".join(str(warning.message) for warning in caught)
+            raise ModelError("; ".join(str(warning.message) for warning in caught))
         *tokens, anchor = llm.tokenize(PROMPT)
         session.sync(tokens)
         session.anchor(anchor)
@@ -123,8 +141,8 @@ def _block(report: CheckReport, n_threads: int) -> tuple[str, str | None]:
         hidden = session.drafter is None or session.drafter.options.kind.name == "dflash2"
         rows = [] if hidden else [session.draft_logits(row) for row in range(n_drafted)]
         if n_drafted == 0 or any(np.isnan(row).any() for row in rows):
-            return "", "libllama drafts nothing, or no numbers: the weights are broken"
-        return llm.detokenize(draft.tokens).decode("utf-8", "replace"), None
+            raise ModelError("libllama drafts nothing, or no numbers: the weights are broken")
+        return str(llm.detokenize(draft.tokens).decode("utf-8", "replace"))
 
 
 def _with_source(report: CheckReport, source: StrPath, n_threads: int) -> CheckReport:
@@ -136,6 +154,5 @@ def _with_source(report: CheckReport, source: StrPath, n_threads: int) -> CheckR
     except CannotCheck as error:
         return replace(report, warnings=(*report.warnings, f"not compared with {source}: {error}"))
     except DFlashError as error:
-        return replace(report, problems=(str(error),))
-    problems = () if found.fits else (found.sentence,)
-    return replace(report, source=found, problems=problems)
+        return replace(report, problems=_lines(error))
+    return replace(report, source=found, problems=() if found.fits else (found.sentence,))

@@ -13,6 +13,7 @@ from .target_layers import layer_inputs
 from .verifier import Verifier
 
 CAUSAL_KEY = "dflash.attention.causal"
+WINDOW_KEY = "dflash.attention.sliding_window"
 PATTERN_KEY = "dflash.attention.sliding_window_pattern"
 SECTIONS_KEY = "dflash.rope.dimension_sections"
 TOKENS_KEY = "tokenizer.ggml.tokens"
@@ -51,7 +52,10 @@ def drafter_keys(
     drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
 ) -> list[Key]:
     """Every ``dflash.*`` key of the new file and its mask token; what is open is a problem."""
+    sliding = _sliding_layers(drafter, problems)
     settled = {MASK_TOKEN_KEY, PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, CAUSAL_KEY}
+    if not any(sliding):
+        settled |= {WINDOW_KEY, PATTERN_KEY}  # libllama wants no window without layers
     keys = [
         key
         for name in drafter.keys
@@ -60,7 +64,7 @@ def drafter_keys(
     ]
     return [
         *keys,
-        *_causal(drafter, choices, problems),
+        *_causal(drafter, sliding, choices, problems),
         *_sections(drafter, verifier),
         *_target_layers(drafter, choices, problems),
         *_mask_token(drafter, choices, verifier, problems),
@@ -93,9 +97,10 @@ def _maker(name: str, value: Any) -> tuple[Callable[[str, Any], Key], bool]:
     return u32, type(value) is int and 0 <= value < 2**32
 
 
-def _causal(drafter: Drafter, choices: Choices, problems: list[str]) -> Iterable[Key]:
+def _causal(
+    drafter: Drafter, sliding: list[bool], choices: Choices, problems: list[str]
+) -> Iterable[Key]:
     stated = drafter.get(CAUSAL_KEY)
-    sliding = _sliding_layers(drafter, problems)
     if choices.attention is not None:
         if choices.attention in ATTENTION:
             return [boolean(CAUSAL_KEY, ATTENTION[choices.attention])]
@@ -116,7 +121,7 @@ def _causal(drafter: Drafter, choices: Choices, problems: list[str]) -> Iterable
 
 
 def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
-    if not drafter.get("dflash.attention.sliding_window"):
+    if not drafter.get(WINDOW_KEY):
         return []
     pattern = drafter.get(PATTERN_KEY)
     n_layer = drafter.get("dflash.block_count")

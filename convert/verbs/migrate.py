@@ -47,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ids(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers as 1,8,15") from None
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

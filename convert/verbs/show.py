@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from ..inspection import DrafterFile, inspect
+from ..keys import ARCHITECTURE
 from .output import PROGRAM, megabytes, print_json, print_table, run
 
 KINDS = {
@@ -106,6 +107,8 @@ def _attention(file: DrafterFile) -> str:
     if file.sliding_window and file.sliding_layers:
         layers = ", ".join(map(str, file.sliding_layers))
         text += f"; a window of {file.sliding_window} in layers {layers}"
+        if file.architecture != ARCHITECTURE:
+            text += ", which the fork's graph makes causal"
     return text
 
 
