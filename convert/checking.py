@@ -155,4 +155,4 @@ def _with_source(report: CheckReport, source: StrPath, n_threads: int) -> CheckR
         return replace(report, warnings=(*report.warnings, f"not compared with {source}: {error}"))
     except DFlashError as error:
         return replace(report, problems=_lines(error))
-    return replace(report, source=found, problems=() if found.fits else (found.sentence,))
+    return replace(report, source=found, problems=found.problems)

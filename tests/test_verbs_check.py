@@ -121,7 +121,7 @@ def test_another_drafters_weights_are_told_from_the_checkpoints(
     report = check(wrong, tiny_verifier, source=CHECKPOINT)
     assert report.source is not None
     assert not report.source.fits
-    assert report.problems == (report.source.sentence,)
+    assert report.problems == report.source.problems
 
 
 def test_a_checkpoint_that_is_none_is_a_problem(

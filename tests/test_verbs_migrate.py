@@ -188,17 +188,22 @@ def test_a_window_of_no_layer_is_left_out(
     only_origin_differs(good, migrate(path, tmp_path / "new.gguf").output)
 
 
-def test_a_mixture_of_masks_is_the_users_choice(smollm2_drafter: Path, tmp_path: Path) -> None:
+def test_a_mixture_of_masks_is_the_users_choice(good: Path, tmp_path: Path) -> None:
+    keys, tensors = samples.read(good)
+    layer = {name: tensor for name, tensor in tensors.items() if name.startswith("blk.0.")}
+    tensors |= samples.renamed(layer, lambda name: name.replace("blk.0.", "blk.1."))
+    keys["dflash.block_count"] = (2, [U32])
+    two = samples.write(tmp_path / "two.gguf", "dflash", keys, tensors)
     window = {
         "fork__attention__sliding_window": (128, [U32]),
-        "fork__attention__sliding_window_pattern": ([True, True, False], [ARRAY, BOOL]),
+        "fork__attention__sliding_window_pattern": ([True, False], [ARRAY, BOOL]),
     }
-    old = samples.buun(smollm2_drafter, tmp_path / "old.gguf", **window)
+    old = samples.buun(two, tmp_path / "old.gguf", **window)
     assert "choose `--attention causal` or `--attention bidirectional`" in refused(old, tmp_path)
     for attention, causal in (("causal", True), ("bidirectional", False)):
         new = migrate(old, tmp_path / f"{attention}.gguf", attention=attention).output
         assert inspect(new).causal is causal
-        assert inspect(new).sliding_layers == (0, 1)
+        assert inspect(new).sliding_layers == (0,)
 
 
 def test_an_m_rope_verifier_adds_rope_sections(
