@@ -18,6 +18,7 @@ from layout_configs import (
     FULL,
     GEMMA4,
     MUSE,
+    QWEN3,
     SLIDING,
     backbone,
     deepspec,
@@ -230,6 +231,21 @@ def publications() -> dict[str, Published]:
         ),
         "c-full": Published(_f32(_nested("dflash", "DFlashDraftModel", N_VOCAB), plain, own), b8),
         "c-reduced": Published(_f32(_nested("dflash", "DFlashDraftModel", 112), reduced), b8_d2t),
+        "c-anchor": Published(
+            _f32(
+                _nested(
+                    "dflash",
+                    "DFlashDraftModel",
+                    N_VOCAB,
+                    block_size=7,
+                    sample_from_anchor=True,
+                ),
+                headless,
+                own,
+            ),
+            "dspark-b7-anchor",
+            zero,
+        ),
         "c-speculator": Published(
             _f32(_nested("dflash", "DFlashSpeculator", 112), reduced), b8_d2t
         ),
@@ -238,6 +254,19 @@ def publications() -> dict[str, Published]:
         "dprime": Published(_f32(_open(open_spec_older(), 1), reduced), b8_d2t),
         "e": Published(
             _f32(_nested("dspark", "DSparkDraftModel", N_VOCAB), spark, own), "dspark-b8"
+        ),
+        "e-sliding": Published(
+            _f32(
+                _nested(
+                    "dspark",
+                    "DSparkDraftModel",
+                    N_VOCAB,
+                    transformer_layer_config={**QWEN3, **SIZES, **sliding},
+                ),
+                spark,
+                own,
+            ),
+            None,
         ),
         "f-dspark": Published(_f32(deepspec(**FLAT, **TOP), anchor, own), "dspark-b7-anchor"),
         "f-dflash": Published(

@@ -64,6 +64,25 @@ DIFFERENCES = {
         "upstream loses the activation and libllama computes silu",
         keys={"dflash.hidden_activation": ["STRING", "gelu_pytorch_tanh"]},
     ),
+    "a-sliding-unsaid": Difference(
+        "z-lab's model masks sliding layers causally where `is_causal` does not say otherwise",
+        keys=CAUSAL,
+    ),
+    "a-window-of-no-layer": Difference(
+        "a window that no layer has ends libllama's process",
+        keys=dict.fromkeys(
+            ("dflash.attention.sliding_window", "dflash.attention.sliding_window_pattern")
+        ),
+    ),
+    "a-sparse": Difference(
+        "upstream takes transformers' head size of 128, whatever the weights; 10000 is libllama's "
+        "own base frequency",
+        keys={
+            "dflash.attention.key_length": ["UINT32", HEAD_DIM],
+            "dflash.attention.value_length": ["UINT32", HEAD_DIM],
+            "dflash.rope.freq_base": None,
+        },
+    ),
     "e-sliding": Difference(
         "speculators trains sliding layers causally, libllama drafts without a causal mask",
         keys=CAUSAL,

@@ -132,6 +132,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "yarn": {"rope_scaling": YARN},
     "sliding": {**WINDOW, "is_causal": False},
     "sliding-causal": {**WINDOW, "is_causal": True},
+    "sliding-unsaid": WINDOW,
     "causal": {"is_causal": True},
     "gelu": {"hidden_act": "gelu_pytorch_tanh"},
     "untied-head": {"tie_word_embeddings": False},
