@@ -68,9 +68,12 @@ def _head_problems(
 
 
 def _rope_problems(config: DrafterConfig, verifier: Verifier) -> list[str]:
-    if config.rope.llama3 is None or not uses_mrope(config, verifier):
+    rope = config.rope
+    scaled = rope.llama3 is not None or rope.n_proportional is not None
+    if not scaled or not uses_mrope(config, verifier):
         return []
+    kind = "proportional rope" if rope.llama3 is None else "llama3 rope scaling"
     return [
-        "llama3 rope scaling with a multi-axis (M-RoPE) verifier: libllama's dflash graph ignores "
-        "the scaling there"
+        f"{kind} with a multi-axis (M-RoPE) verifier: libllama's dflash graph ignores the factors "
+        "there"
     ]
