@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import convert_samples as samples
 import numpy as np
 import pytest
-from dflash_local.convert import convert
+from dflash_local.convert import convert, layouts
+from dflash_local.convert.names import match
+from dflash_local.convert.source import open_source
+from layout_files import write_checkpoint
+from layout_samples import SAMPLES
 
 from dflash_local.errors import ModelError
 
@@ -99,3 +106,51 @@ def test_quantised_checkpoints_are_refused_in_nested_configs_too(tmp_path: Path)
         transformer_layer_config=samples.config(), quantization_config=quantised
     )
     assert "`quantization_config`" in _refused(tmp_path, nested)
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**12,
+    0.5,
+    1e300,
+    "x",
+    [],
+    [1],
+    [None],
+    {},
+    {"a": 1},
+)
+ADDED = ("is_causal", "markov_rank", "draft_vocab_size", "conv_kernel_size", "rope_parameters")
+
+
+def _fields(config: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in config.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from _fields(value, (*above, name))
+
+
+def _changed(config: Any, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    name, *below = path
+    inner = _changed(config[name], tuple(below), value) if below else value
+    return {**config, name: inner}
+
+
+@pytest.mark.parametrize("name", ["a-yarn", "b-scales", "e-dspark", "dprime-older", "f-gemma4"])
+def test_whatever_a_field_holds_the_config_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    checkpoint = open_source(write_checkpoint(tmp_path / "drafter", SAMPLES[name]))
+    base = {**dict.fromkeys(ADDED), **checkpoint.config}
+    n_refused = 0
+    for path, value in itertools.product(_fields(base), ODD):
+        source = replace(checkpoint, config=_changed(base, path, value))
+        try:
+            layout = layouts.detect(source)
+            config = layout.parse_config(source)
+            match(source, layout.expected_tensors(config, source))
+        except ModelError:
+            n_refused += 1
+    assert n_refused > 100
