@@ -18,8 +18,9 @@ import upstream
 from dflash_local.convert import convert
 from exactness import ONE_THREAD, assert_mixed, counts, greedy, tiny_prompts
 from layout_files import write_checkpoint
-from republished import f32_edition, publications
+from republished import publications
 from test_upstream_parity import _answer, _kind
+from tiny_weights import f32_edition
 
 import dflash_local
 from dflash_local.drafter_file import read_drafter

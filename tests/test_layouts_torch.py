@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from dflash_local.convert import convert
 from exactness import ONE_THREAD, tiny_prompts
-from layout_configs import SLIDING
+from layout_configs import SLIDING, zlab
 from layout_files import Checkpoint, values, write_checkpoint
-from republished import FLAT, N_VOCAB, TOP, f32_edition, publications, read_weights, zlab
+from republished import FLAT, TOP, publications
+from tiny_weights import N_VOCAB, f32_edition, read_weights
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("dflash.model", reason="z-lab's reference is not installed")
