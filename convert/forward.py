@@ -51,17 +51,11 @@ class Drafter:
         n = len(features)
         context = self._norm(self.weights["fc.weight"].project(features), "enc.output_norm.weight")
         table = ops.rotary_table(self.config.rope, self.config.head_dim, n + len(block))
-        x = self._embedded(block)
+        x = self.weights[EMBEDDING].rows(block)
+        x *= np.float32(self.config.embedding_scale or 1)
         for index in range(self.config.n_layer):
             x = _Layer(self, index).run(x, context, table)
         return self._norm(x, "output_norm.weight")
-
-    def _embedded(self, block: Sequence[int]) -> Float32Array:
-        config = self.config
-        rows = self.weights[EMBEDDING].rows(block)
-        if config.mask_embedding is not None:
-            rows[np.asarray(block) == config.mask_token_id] = config.mask_embedding
-        return np.asarray(rows * (config.embedding_scale or 1), np.float32)
 
     def _norm(self, x: Float32Array, name: str) -> Float32Array:
         return ops.rms_norm(x, self.weights[name].read(), self.config.rms_eps)

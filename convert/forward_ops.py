@@ -7,10 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .rope import Rope, llama3_factors
+from .rope import DEFAULT_THETA, Rope, llama3_factors
 from .safetensors_file import Float32Array
-
-DEFAULT_THETA = 10000.0
 
 
 def rms_norm(x: Float32Array, weight: Float32Array | None, eps: float) -> Float32Array:
@@ -57,6 +55,8 @@ def _frequencies(rope: Rope, n_rot: int) -> tuple[npt.NDArray[np.float64], float
     kind = rope.scaling.get("type")
     if rope.llama3 is not None:
         return plain / llama3_factors(rope.llama3, theta, n_rot), 1.0
+    if rope.n_proportional is not None:
+        return np.where(np.arange(n_rot // 2) < rope.n_proportional, plain, 0), 1.0
     if kind == "linear":
         return plain / float(rope.scaling["factor"]), 1.0
     return _yarn(rope, plain, theta) if kind == "yarn" else (plain, 1.0)

@@ -12,6 +12,7 @@ from dflash_local.errors import DFlashError
 from dflash_local.gguf_header import GGUFHeader
 
 from .gguf_tensors import dequantized, row_pieces, stored_rows, tensor_type, type_name
+from .mask_embedding import with_mask_row
 from .names import Match
 from .safetensors_file import Array, Float32Array
 
@@ -75,6 +76,17 @@ def held(values: Float32Array) -> Weight:
     return Weight(values.shape, lambda: [values], lambda ids: values[list(ids)])
 
 
+def with_row(weight: Weight, index: int, row: tuple[float, ...]) -> Weight:
+    """A matrix, one of its rows replaced."""
+
+    def rows(ids: Sequence[int]) -> Float32Array:
+        values = weight.rows(ids)
+        values[np.asarray(ids) == index] = row
+        return values
+
+    return Weight(weight.shape, lambda: with_mask_row(weight.pieces(), index, row), rows)
+
+
 def gguf_weight(header: GGUFHeader, name: str) -> Weight:
     """A tensor of a GGUF file.
 
@@ -101,17 +113,21 @@ def gguf_weight(header: GGUFHeader, name: str) -> Weight:
     return Weight(tensor.shape[::-1], pieces, lambda ids: read(stored[list(ids)]))
 
 
-def with_borrowed(own: Mapping[str, Weight], files: Sequence[Path]) -> dict[str, Weight]:
+def with_borrowed(
+    own: Mapping[str, Weight], files: Sequence[Path], *, tied: bool = True
+) -> dict[str, Weight]:
     """A drafter's weights with embedding and head, which it may have or borrow.
-
-    An embedding of its own is its head too, unless it has a head; as in libllama.
 
     Args:
         files: the verifier's, all parts of a split one.
+        tied: an embedding of its own is its head too, unless it has a head; as in libllama.
+
+    Raises:
+        CannotCheck: the verifier's cannot be read.
     """
     theirs = {name: header for header in map(GGUFHeader, files) for name in header.tensors}
     weights = dict(own)
-    if HEAD not in own and EMBEDDING in own:
+    if tied and HEAD not in own and EMBEDDING in own:
         weights[HEAD] = own[EMBEDDING]
     for name in (EMBEDDING, HEAD):
         if name in weights:

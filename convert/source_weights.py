@@ -111,8 +111,8 @@ def _difference(one: Weight, other: Weight) -> float:
     """Root mean square, relative to `other`'s."""
     apart = size = 0.0
     for a, b in _aligned(one.pieces(), other.pieces(), other.shape[-1]):
-        apart += float(np.square(a - b).sum(dtype=np.float64))
-        size += float(np.square(b).sum(dtype=np.float64))
+        apart += float(np.square(a - b, dtype=np.float64).sum())
+        size += float(np.square(b, dtype=np.float64).sum())
     return 0.0 if apart == 0 else math.sqrt(apart / size) if size else math.inf
 
 
