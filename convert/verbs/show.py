@@ -14,6 +14,8 @@ KINDS = {
     "dflash2": "DFlash2 (convolutions and candidate selector)",
     "dspark": "DSpark (DFlash with a Markov head)",
 }
+BASE_MODEL = ("name", "organization", "repo_url")
+VERIFIER = ("architecture", "size_label", "file")
 # Said elsewhere in the table, or made up from the name; --json has them.
 UNTOLD = {
     f"general.{name}"
@@ -121,8 +123,10 @@ def _vocabulary(file: DrafterFile) -> str:
 
 
 def _made_for(file: DrafterFile) -> str:
-    known = (str(value) for key, value in file.verifier.items() if not key.endswith(".count"))
-    return ", ".join(dict.fromkeys(known))
+    base = [file.verifier.get(f"general.base_model.0.{name}") for name in BASE_MODEL]
+    read = [file.verifier.get(f"dflash_local.verifier.{name}") for name in VERIFIER]
+    named, converted = (", ".join(str(part) for part in parts if part) for parts in (base, read))
+    return "; ".join(filter(None, [named, f"converted for {converted}" if converted else ""]))
 
 
 def _origin(file: DrafterFile) -> str:
