@@ -172,7 +172,9 @@ def _keys(
                 unknown.append(name)
         elif target not in keys:
             keys[target] = name
-        elif header.get(keys[target]) != header.get(name):
+        elif header.get(keys[target]) == header.get(name):
+            keys[target] = target if name == target else keys[target]
+        else:
             problems.append(
                 f"{keys[target]} is {header.get(keys[target])!r:.40}, {name} is "
                 f"{header.get(name)!r:.40}: "

@@ -166,6 +166,13 @@ def test_two_mask_tokens_are_a_contradiction(old: Callable[..., Path], tmp_path:
     assert migrate(old(tokenizer__ggml__mask_token_id=(3, [U32])), tmp_path / "new.gguf")
 
 
+def test_a_mask_token_said_twice_is_no_dialect(good: Path, tmp_path: Path) -> None:
+    keys, tensors = samples.read(good)
+    twice = {"dflash.mask_token_id": (3, [U32]), **keys}  # in front, so that it is read first
+    path = samples.write(tmp_path / "twice.gguf", "dflash", twice, tensors)
+    assert inspect(path).problems == ()
+
+
 def test_sliding_layers_are_causal_in_the_forks_graph(
     old: Callable[..., Path], tmp_path: Path
 ) -> None:
