@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from dflash_local.convert import convert
+from dflash_local.convert.encode import OUT_TYPES
 from dflash_local.convert.fields import FLOAT32_MAX
 
 from dflash_local.errors import DFlashError, ModelError
@@ -241,7 +242,7 @@ def test_unreadable_model_card_is_no_obstacle(pair: tuple[Path, Path], tmp_path:
     assert keys["general.name"] == "Drafter"
 
 
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("outtype", OUT_TYPES)
 def test_libllama_loads_the_result(
     pair: tuple[Path, Path], tmp_path: Path, outtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
