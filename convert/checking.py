@@ -106,7 +106,8 @@ def _with_pair(report: CheckReport, described: DrafterFile, target: Verifier) ->
     if target.mrope and "dimension_sections" not in described.rope:
         warned.append(
             "the verifier uses M-RoPE and the drafter has no rope sections: drafts after an image "
-            f"go wrong. dflash-convert migrate {drafter.path} --verifier {target.path} adds them"
+            "go wrong. They are added by: dflash-convert migrate "
+            f"{drafter.path} -o NEW.gguf --verifier {target.path}"
         )
     return replace(report, problems=tuple(problems), warnings=tuple(warned))
 

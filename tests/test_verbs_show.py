@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,3 +138,13 @@ def test_other_files_are_refused(
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.startswith("dflash-convert: error: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(smollm2_drafter: Path) -> None:
+    code = "from dflash_local.convert.cli import main; raise SystemExit(main())"
+    arguments = [sys.executable, "-c", code, "show", str(smollm2_drafter), "--json"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(arguments, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
