@@ -86,11 +86,38 @@ def test_a_path_is_no_base_model_then_the_verifier_itself_is(folder: Path) -> No
     assert found["general.base_model.0.organization"] == "Nobody"
 
 
-@pytest.mark.parametrize("card", ["---\nlicense: [\n---\n", "---\n- a\n---\n", "", "---\nname: 7"])
+BOMB = "a0: &a0 [x, y]\n" + "".join(
+    f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "license: [",
+        "- a",
+        "",
+        "license: [[mit]]",
+        "base_model: {a: [1]}",
+        "base_model: [7, {name: [a]}]",
+        "tags: [[a], {b: c}]",
+        "license: {a: b}",
+        f"{BOMB}tags: *a29",
+        f"{BOMB}license_name: *a29",
+    ],
+)
 def test_no_model_card_is_bad_enough_to_stop_a_conversion(folder: Path, card: str) -> None:
     folder.mkdir(parents=True)
-    (folder / "README.md").write_text(card)
-    assert keys(folder)["general.name"] in ("Tiny 4B DFlash", "7")
+    (folder / "README.md").write_text(f"---\n{card}\n---\n")
+    assert keys(folder)["general.name"] == "Tiny 4B DFlash"
+
+
+def test_numbers_and_dates_in_a_model_card_become_text(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("---\nname: 7\nversion: 2026-11-22\nlicense: 1.5\n---\n")
+    found = keys(folder)
+    assert (found["general.name"], found["general.license"]) == ("7", "1.5")
+    assert found["general.version"] == "2026-11-22"
 
 
 def test_the_verifier_and_its_chat_template_are_told(folder: Path) -> None:
