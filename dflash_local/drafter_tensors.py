@@ -48,7 +48,9 @@ def tensor_problems(header: GGUFHeader) -> Iterator[str]:
         shapes |= {} if problems else _selector_shapes(header, sizes)
     if kind_of(header) == "dspark":
         shapes |= _markov_shapes(header, sizes)
-    yield from _shape_problems(header, shapes, _optional_shapes(sizes))
+    optional = _optional_shapes(sizes)
+    yield from _shape_problems(header, shapes, optional)
+    yield from _graph_problems(header, sizes, len(header.tensors.keys() & optional))
     yield from _d2t_problems(header, sizes.n_vocab)
     if "d2t" in header.tensors and "output.weight" not in header.tensors:
         yield "tensor output.weight: missing, expected the rows of the reduced vocabulary"
@@ -201,6 +203,29 @@ def _selector_shapes(header: GGUFHeader, sizes: _Sizes) -> dict[str, Shape]:
         _SELECTOR: (n_embd, rank),
         **_in_every_layer(sizes, layer),
     }
+
+
+# libllama gives a graph room by the file's tensors, and asserts when it is full. The counts are
+# measured ones of llama-cpp-python 0.3.36, a little above: nodes a file, a layer, and so on.
+def _graph_problems(header: GGUFHeader, sizes: _Sizes, n_optional: int) -> Iterator[str]:
+    kind = kind_of(header)
+    if kind == "dflash":
+        return  # the same in every layer: always fits
+    n_nodes = 105 + 52 * sizes.n_layer + 2 * n_optional
+    if kind == "dflash2":
+        key, room = "dflash.conv_kernel_size", max(1024, 12 * len(header.tensors))
+        n_nodes += sizes.n_layer * 4 * (6 + 8 * _number(header, key))
+    else:
+        key, room = "dflash.block_size", max(1024, 8 * len(header.tensors))
+        a_position = 7 + 7 * has_confidence(header) + 6 * ("d2t" in header.tensors)
+        n_nodes += a_position * header.get(key)
+    if n_nodes > room:
+        yield f"{key}: {header.get(key)} needs a graph of {n_nodes} nodes, libllama gives it {room}"
+
+
+def _number(header: GGUFHeader, key: str) -> int:
+    value = header.get(key)
+    return value if isinstance(value, int) else 0
 
 
 # ggml scatters the draft's logits by these indices without looking.
