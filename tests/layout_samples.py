@@ -170,7 +170,7 @@ DEEPSPEC = {
         GEMMA4, backbone(gemma4_layer()), vocabulary(), markov(confidence="confidence_proj")
     ),
     "f-gemma4-default-rope": _deepspec(
-        {**GEMMA4, "rope_parameters": {FULL: {"rope_type": "default", "rope_theta": 1e6}}},
+        {**GEMMA4, "rope_parameters": {FULL: {**ROPE_PARAMETERS, "partial_rotary_factor": 0.5}}},
         backbone(gemma4_layer()),
         vocabulary(),
         markov(),

@@ -7,7 +7,7 @@ for layout A's settings z-lab's own model (`dflash` on PyPI), which reads the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ def _drafted(stock: llama_cpp.Llama, drafter: Path) -> Iterator[Block]:
     return _blocks(stock, drafter, tiny_prompts(stock, 2, seed=7), n_steps=4)
 
 
+def _other_head(tiny: TorchVerifier) -> Any:
+    embedding = tiny.model.embed_tokens.weight.numpy()
+    return embedding + values("lm_head.weight", embedding.shape) / 16
+
+
 # ---- every layout --------------------------------------------------------------------------
 
 
@@ -95,25 +100,64 @@ class TinyReference:
         return drafts[0, 0].numpy(), rows[0, 0].numpy()
 
 
+@dataclass
+class Case:
+    """One publication: its converted file, and the same drafter in torch."""
+
+    drafter: Path
+    reference: TinyReference
+
+    def compare(self, stock: llama_cpp.Llama) -> tuple[float, float]:
+        """The share of drafts that are torch's, and the largest relative error of a logit."""
+        same, agreement = [], Agreement()
+        for block in _drafted(stock, self.drafter):
+            drafts, logits = self.reference.run(block.text)
+            same += [a == b for a, b in zip(block.drafts, drafts, strict=True)]
+            if len(block.logits):
+                finite = np.isfinite(logits)
+                assert (np.isfinite(block.logits) == finite).all()
+                agreement.add(np.where(finite, block.logits, 0), np.where(finite, logits, 0))
+        return float(np.mean(same)), agreement.error
+
+
+MakeCase = Callable[[str, Checkpoint], Case]
+
+
+@pytest.fixture
+def make_case(tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path) -> MakeCase:
+    def make(name: str, checkpoint: Checkpoint) -> Case:
+        item = PUBLISHED[name]
+        source = write_checkpoint(tmp_path / name, checkpoint)
+        drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
+        original = f32_edition(str(item.original), tmp_path / "original.gguf", item.without)
+        return Case(drafter, TinyReference(original, tiny, markov=not item.without))
+
+    return make
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_drafts_and_logits_of_every_layout_are_torchs(
-    name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path
+    name: str, stock: llama_cpp.Llama, make_case: MakeCase
 ) -> None:
-    item = PUBLISHED[name]
-    source = write_checkpoint(tmp_path / name, item.checkpoint)
-    drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
-    original = f32_edition(str(item.original), tmp_path / "original.gguf", item.without)
-    reference = TinyReference(original, tiny, markov=not item.without)
-    same, agreement = [], Agreement()
-    for block in _drafted(stock, drafter):
-        drafts, logits = reference.run(block.text)
-        same += [a == b for a, b in zip(block.drafts, drafts, strict=True)]
-        if len(block.logits):
-            finite = np.isfinite(logits)
-            assert (np.isfinite(block.logits) == finite).all()
-            agreement.add(np.where(finite, block.logits, 0), np.where(finite, logits, 0))
-    assert np.mean(same) > 0.99
-    assert agreement.error < TOLERANCE
+    same, error = make_case(name, PUBLISHED[name].checkpoint).compare(stock)
+    assert same > 0.99
+    assert error < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["c-full", "e", "f-dspark", "f-dflash"])
+def test_a_head_that_is_not_the_embedding_is_the_one_that_is_used(
+    name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, make_case: MakeCase
+) -> None:
+    """Upstream's converter drops it and libllama falls back on the embedding."""
+    published, head = PUBLISHED[name].checkpoint, _other_head(tiny)
+    tables = {**published.tables, "lm_head.weight": head}
+    case = make_case(name, replace(published, tables=tables))
+    _, error = case.compare(stock)
+    assert error > 100 * TOLERANCE  # with the embedding as head
+    case.reference.head = torch.from_numpy(head)
+    same, error = case.compare(stock)
+    assert same > 0.99
+    assert error < TOLERANCE
 
 
 # ---- what layout A can set -----------------------------------------------------------------
@@ -140,11 +184,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _other_head(tiny: TorchVerifier) -> Any:
-    embedding = tiny.model.embed_tokens.weight.numpy()
-    return embedding + values("lm_head.weight", embedding.shape) / 16
-
-
 def _variant(name: str, tiny: TorchVerifier) -> Checkpoint:
     weights = read_weights("dflash-b8")
     if name == "untied-head":
@@ -160,6 +199,17 @@ def _reference(source: Path, tiny: TorchVerifier, name: str) -> Reference:
     return reference
 
 
+def _error(
+    stock: llama_cpp.Llama, drafter: Path, reference: Reference, tiny: TorchVerifier
+) -> float:
+    agreement = Agreement()
+    for block in _drafted(stock, drafter):
+        states = tiny.states(block.text[:-1])
+        theirs = reference.logits(states, block.text[-1], len(block.drafts))
+        agreement.add(block.logits, theirs)
+    return agreement.error
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_of_layout_a_are_those_of_z_labs_model(
     name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path
@@ -170,13 +220,24 @@ def test_logits_of_layout_a_are_those_of_z_labs_model(
     drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
     plain = write_checkpoint(tmp_path / "plain", _variant("", tiny))
     without = convert(plain, tiny_verifier, tmp_path / "plain.gguf", outtype="f32").output
-    errors = []
-    for file in (drafter, without):
-        agreement = Agreement()
-        for block in _drafted(stock, file):
-            states = tiny.states(block.text[:-1])
-            agreement.add(block.logits, reference.logits(states, block.text[-1], len(block.drafts)))
-        errors.append(agreement.error)
+    errors = [_error(stock, file, reference, tiny) for file in (drafter, without)]
     tolerance = GELU_TOLERANCE if name == "gelu" else TOLERANCE
     assert errors[0] < tolerance
     assert errors[1] > 50 * tolerance
+
+
+def test_sliding_layers_of_speculators_are_causal_as_in_z_labs_model(
+    stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path
+) -> None:
+    """Upstream's converter loses that."""
+    layout_c = PUBLISHED["c-full"].checkpoint
+    layer = {**layout_c.config["transformer_layer_config"], **WINDOW}
+    published = replace(layout_c, config={**layout_c.config, "transformer_layer_config": layer})
+    source = write_checkpoint(tmp_path / "speculators", published)
+    drafter = convert(source, tiny_verifier, tmp_path / "d.gguf", outtype="f32").output
+    errors = []
+    for name in ("sliding-causal", "sliding"):
+        reference = _reference(write_checkpoint(tmp_path / name, _variant(name, tiny)), tiny, name)
+        errors.append(_error(stock, drafter, reference, tiny))
+    assert errors[0] < TOLERANCE
+    assert errors[1] > 100 * TOLERANCE
