@@ -154,3 +154,16 @@ def test_whatever_a_field_holds_the_config_is_read_or_refused(name: str, tmp_pat
         except ModelError:
             n_refused += 1
     assert n_refused > 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_size": 1000}, "dflash.block_size: found 1000, expected a number from 2 to 256"),
+        ({"rms_norm_eps": 2.0}, "layer_norm_rms_epsilon: found 2.0, expected a number from 0 to 1"),
+    ],
+)
+def test_a_file_that_libllama_could_not_run_is_not_left_behind(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert message in _refused(tmp_path, samples.config(**changes))
