@@ -121,6 +121,8 @@ def _answers(row: dict[str, Any], tokenizer: Tokenizer) -> list[str]:
     messages = row["messages"]
     if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         raise ValueError('"messages" is no list of objects with "role" and "content"')
+    if not tokenizer.has_chat_template:
+        raise ValueError('the verifier has no chat template; expected "text" instead of "messages"')
     try:
         return tokenizer.answers(messages, row.get("tools"))
     except Exception as error:  # a template may raise anything

@@ -104,6 +104,21 @@ def test_of_a_prompt_without_an_answer_all_is_counted(
     assert count_tokens(path, tokenizer).tolist() == bins(tokens)
 
 
+def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
+    model = (MODELS / "verifier-f32.gguf").read_bytes()
+    key = b"tokenizer.chat_template"
+    assert model.count(key) == 1
+    (tmp_path / "v.gguf").write_bytes(model.replace(key, key[:-1] + b"_"))
+    path = corpus(tmp_path, {"messages": [{"role": "user", "content": "Who is anna?"}]})
+    with Tokenizer(tmp_path / "v.gguf") as without:
+        assert "line 1: the verifier has no chat template" in refused(path, without)
+
+
+def test_what_a_chat_template_refuses_is_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = corpus(tmp_path, {"messages": [{"role": "user", "content": 7}]})
+    assert "line 1: the verifier's chat template refuses the messages" in refused(path, tokenizer)
+
+
 def test_texts_prompts_and_token_ids_are_counted(
     tmp_path: Path, tokenizer: Tokenizer, llm: llama_cpp.Llama
 ) -> None:
