@@ -88,7 +88,7 @@ def vocabulary(n_draft: int = N_VOCAB) -> Shapes:
 
 def reduction() -> dict[str, Array]:
     """The tables of a reduced vocabulary: target id = i + d2t[i]."""
-    ids = np.sort((np.arange(N_DRAFT_VOCAB) * 37) % N_VOCAB)
+    ids = np.sort((np.arange(N_DRAFT_VOCAB, dtype=np.int64) * 37) % N_VOCAB)
     t2d = np.zeros(N_VOCAB, np.bool_)
     t2d[ids] = True
     return {"d2t": ids - np.arange(N_DRAFT_VOCAB), "t2d": t2d}
