@@ -65,6 +65,18 @@ def test_a_truncated_checkpoint_is_refused_at_any_length(tmp_path: Path) -> None
             read_header(path)
 
 
+def test_a_checkpoint_that_shrinks_meanwhile_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    source = samples.checkpoint(tmp_path / "d")
+    target = samples.verifier(tmp_path / "v.gguf")
+
+    def cut(*_: int) -> None:
+        (source / "model.safetensors").write_bytes(b"")
+
+    with pytest.raises(ModelError, match="the file ends within tensor"):
+        convert(source, target, tmp_path / "out.gguf", progress=cut)
+    assert samples.names(tmp_path) == ["d", "v.gguf"]
+
+
 @pytest.mark.parametrize("dtype", ["F16", "F64"])
 def test_other_float_types_are_read(tmp_path: Path, dtype: str) -> None:
     values = np.array([[0.5, -3.0], [1e-3, 7.0]])
