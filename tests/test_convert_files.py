@@ -32,7 +32,7 @@ def header(**entries: Any) -> bytes:
         (samples.with_header(b"{nonsense", b""), "damaged safetensors header"),
         (samples.with_header(b"\xff\xfe{}", b""), "damaged safetensors header"),
         (samples.with_header(b"[" * 100_000, b""), "damaged safetensors header"),
-        (samples.with_header(b"[]", b""), "not a JSON object"),
+        (samples.with_header(b"[]", b""), "a JSON object"),
         (samples.with_header(b'{"a": 1, "a": 2}', b""), "occurs twice"),
         (header(a=7), "damaged entry"),
         (header(a={**ENTRY, "dtype": "F4"}), "damaged entry"),
