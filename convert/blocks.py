@@ -37,7 +37,7 @@ def parse_blocks(
         block_size: the anchor among its positions.
         target_layer_ids: layers whose outputs are read; None takes them from ``draft``.
     """
-    refuse_inexpressible(source, block)
+    _refuse_inexpressible(source, block)
     n_embd, n_head, n_head_kv, head_dim = _widths(block, source)
     n_layer = block.integer("num_hidden_layers", high=MAX_LAYERS)
     n_vocab = block.integer("vocab_size", 0) or stored_rows(source)
@@ -102,8 +102,7 @@ def _activation(block: Fields) -> str | None:
     return ACTIVATIONS.get(name)
 
 
-def refuse_inexpressible(source: Source, block: Fields) -> None:
-    """Note what no dflash file can hold, whatever the layout."""
+def _refuse_inexpressible(source: Source, block: Fields) -> None:
     problems = block.problems
     for name in ("attention_bias", "mlp_bias"):
         if block.flag(name, False):
