@@ -83,7 +83,7 @@ def _check(top: Fields) -> None:
     wrong = {
         "`attention_k_eq_v`: expected true": not top.flag("attention_k_eq_v", False),
         "`layer_types`: expected full_attention only": isinstance(n_layer, int)
-        and n_layer < 512
+        and 0 < n_layer < 512
         and types != [FULL] * n_layer,
         f"`hidden_activation`: expected {ACTIVATION}": top.get("hidden_activation")
         not in (None, ACTIVATION),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from dflash_local.errors import ModelError
 
+from .json_file import read_json
 from .repository import download, is_repository_id, repository_of
 from .safetensors_file import StoredTensor, read_header
 
@@ -76,7 +76,7 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
         ModelError: something is missing, damaged or cannot be had; the message says what to do.
     """
     location = Path(path).expanduser().absolute()
-    if location.exists():
+    if _is_there(location):
         if revision is not None:
             raise ModelError(f"revision {revision!r}: expected a Hugging Face id, {path} is local")
         return _open_local(str(location), location)
@@ -88,6 +88,13 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
     return _open_local(os.fspath(path), download(os.fspath(path), revision))
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _open_local(named: str, path: Path) -> Source:
     folder = path if path.is_dir() else path.parent
     weights = _weight_files(path)
@@ -97,17 +104,6 @@ def _open_local(named: str, path: Path) -> Source:
     index = [file for file in (folder / INDEX_NAME,) if file.is_file()]
     files = (config_path, *index, *weights)
     return Source(named, folder, read_json(config_path), _merge(weights), files)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that must hold an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value
 
 
 def _weight_files(location: Path) -> list[Path]:
@@ -137,9 +133,10 @@ def _shards(index: Path) -> list[Path]:
         raise ModelError(f"{index} has no `weight_map`: download it again")
     names = sorted({str(name) for name in weight_map.values()})
     # A shard lies beside its index; anything else would be a path out of the checkpoint.
-    bad = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    bad = [name for name in names if Path(name).name != name or not _is_there(index.parent / name)]
     if bad:
-        raise ModelError(f"{index} names files that are not beside it: {', '.join(bad)}")
+        shown = ", ".join(name[:80] for name in bad[:5])
+        raise ModelError(f"{index} names {len(bad)} files that are not beside it: {shown}")
     return [index.parent / name for name in names]
 
 
