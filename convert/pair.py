@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from . import target_layers
 from .drafter import DrafterConfig
+from .rope import frequency_factors
 from .verifier import Verifier
 
 
@@ -69,10 +70,10 @@ def _head_problems(
 
 def _rope_problems(config: DrafterConfig, verifier: Verifier) -> list[str]:
     rope = config.rope
-    scaled = rope.llama3 is not None or rope.n_proportional is not None
-    if not scaled or not uses_mrope(config, verifier):
+    if frequency_factors(rope, config.head_dim) is None or not uses_mrope(config, verifier):
         return []
-    kind = "proportional rope" if rope.llama3 is None else "llama3 rope scaling"
+    kinds = {"llama3 rope scaling": rope.llama3, "YaRN with settings of its own": rope.yarn}
+    kind = next((kind for kind, found in kinds.items() if found), "proportional rope")
     return [
         f"{kind} with a multi-axis (M-RoPE) verifier: libllama's dflash graph ignores the factors "
         "there"

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "hidden_activation": "silu",
     "logit_scale": 1.0,
     "rope.freq_base": 10000.0,
+    "rope.scaling.attn_factor": 1.0,
     "rope.scaling.factor": 1.0,
     "rope.scaling.type": "none",
     "sample_from_anchor": True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -254,17 +255,53 @@ def test_linear_and_yarn_scaling_become_keys(tmp_path: Path) -> None:
         "rope_type": "yarn",
         "factor": 4,
         "original_max_position_embeddings": 512,
-        "beta_fast": 16,
-        "attention_factor": 1.25,
+        "beta_fast": 32,
     }
     yarn = keys_of(tmp_path, samples.config(rope_scaling=scaling))
     assert {k: v for k, v in yarn.items() if k.startswith("rope.scaling.")} == {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": 4.0,
         "rope.scaling.original_context_length": 512,
-        "rope.scaling.yarn_beta_fast": 16.0,
-        "rope.scaling.yarn_attn_factor": 1.25,
+        "rope.scaling.yarn_beta_fast": 32.0,
     }
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"beta_fast": 16},
+        {"beta_slow": 4},
+        {"truncate": False},
+        {"mscale": 1.0, "mscale_all_dim": 0.5},
+        {"attention_factor": 1.25},
+    ],
+)
+def test_yarn_that_libllama_reads_no_keys_of_becomes_factors(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    """It reads them for grok and mistral3; for a drafter it computes with its defaults."""
+    usual = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}
+    config = samples.config(rope_scaling={**usual, **setting})
+    keys = keys_of(tmp_path, config)
+    (name,) = (key for key in keys if key.startswith("rope.scaling."))
+    scale = 0.1 * math.log(4) + 1
+    expected = {"mscale": scale / (0.05 * math.log(4) + 1), "attention_factor": 1.25}
+    assert name == "rope.scaling.attn_factor"
+    assert keys[name] == pytest.approx(expected.get(next(iter(setting)), scale))
+    _, tensors = samples.read(run(tmp_path, config).output)
+    factors = tensors["rope_freqs.weight"].data
+    assert factors.shape == (8,)
+    assert (factors[0], factors[-1]) == (1.0, 4.0)
+    assert np.all(np.diff(factors) >= 0)
+
+
+@pytest.mark.parametrize("setting", [{"beta_fast": 1e-300}, {"extrapolation_factor": 2.0}])
+def test_yarn_out_of_bounds_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    usual = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}
+    with pytest.raises(ModelError, match=next(iter(setting))):
+        run(tmp_path, samples.config(rope_scaling={**usual, **setting}))
+    with pytest.raises(ModelError, match="expected more than 1 with YaRN"):
+        run(tmp_path, samples.config(rope_theta=1.0, rope_scaling=usual))
 
 
 def test_a_part_of_the_head_may_rotate(tmp_path: Path) -> None:

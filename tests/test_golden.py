@@ -133,7 +133,7 @@ def _entry(array: Array) -> dict[str, Any]:
     return entry
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3"}))
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3", "a-yarn"}))
 def test_keys_and_tensors_are_upstreams_bit_for_bit(name: str, tmp_path: Path) -> None:
     ours, golden = _ours(SAMPLES[name], tmp_path), _golden(name)
     assert ours["keys"] == golden["keys"]
@@ -174,6 +174,23 @@ def test_the_scaling_of_llama3_that_upstream_loses_is_the_only_difference(tmp_pa
     assert stored.tensor_type == gguf.GGMLQuantizationType.F32
     np.testing.assert_allclose(stored.data, _llama3_factors(), rtol=1e-6)
     assert 1 < stored.data[2] < stored.data[-1] == LLAMA3["factor"]
+
+
+def test_yarn_whose_settings_libllama_does_not_read_is_the_only_difference(tmp_path: Path) -> None:
+    """libllama reads `yarn_beta_fast` for grok and mistral3; for drafters it takes 32."""
+    ours, golden = _ours(SAMPLES["a-yarn"], tmp_path), _golden("a-yarn")
+    factors = ours["tensors"].pop("rope_freqs.weight")
+    assert factors["shape"] == [HEAD_DIM // 2]
+    assert ours["tensors"] == golden["tensors"]
+    different = {key for key, _ in set(_items(ours)) ^ set(_items(golden))} - {SIZE_LABEL}
+    scaling = "type factor original_context_length yarn_beta_fast attn_factor"
+    assert different == {f"dflash.rope.scaling.{name}" for name in scaling.split()}
+    _, scale = ours["keys"]["dflash.rope.scaling.attn_factor"]
+    assert scale == pytest.approx(0.1 * math.log(4) + 1)
+
+
+def _items(file: Manifest) -> list[tuple[str, str]]:
+    return [(key, json.dumps(value)) for key, value in file["keys"].items()]
 
 
 def test_biases_that_upstream_writes_and_libllama_cannot_load_are_refused(tmp_path: Path) -> None:
