@@ -7,13 +7,11 @@ import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import gguf
 
 from dflash_local.errors import ModelError
 
 from .drafter import DrafterConfig
+from .model_card import model_card
 from .pair import pair_problems
 from .repository import is_repository_id
 from .source import Source
@@ -74,7 +72,7 @@ def hub_cache() -> Path:
 
 def _names(source: Source, fields: Iterable[str]) -> list[str]:
     values = [section.get(field) for section in source.sections for field in fields]
-    values.append(_card(source).get("base_model"))
+    values.append(model_card(source.folder).get("base_model"))
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
     names = [item.get("name_or_path") if isinstance(item, dict) else item for item in flat]
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
@@ -132,11 +130,3 @@ def _nothing_fits(source: Source, seen: list[str]) -> str:
 def _command(source: Source, verifier: str) -> str:
     arguments = ["dflash-convert", source.location, "--verifier", verifier]
     return " ".join(shlex.quote(argument) for argument in arguments)
-
-
-def _card(source: Source) -> dict[str, Any]:
-    try:
-        card: dict[str, Any] = gguf.Metadata.load_model_card(source.folder)
-    except Exception:  # free text: a card that cannot be parsed names nobody
-        return {}
-    return card

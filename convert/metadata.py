@@ -11,6 +11,7 @@ import gguf
 
 from .find import named_verifiers
 from .keys import ARCHITECTURE, Key, u32
+from .model_card import model_card
 from .provenance import provenance_keys
 from .source import Source
 from .verifier import Verifier
@@ -23,10 +24,10 @@ def general_keys(source: Source, verifier: Verifier, n_params: int, file_type: i
 
     Behind them the ``dflash_local.*`` keys, for which upstream has none.
     """
+    text = model_card(source.folder)
     try:
-        text = gguf.Metadata.load_model_card(source.folder)
         keys = _described(source, verifier, n_params, text, source.config)
-    except Exception:  # a model card is free text: whatever its parser trips over is no obstacle
+    except Exception:  # gguf's heuristics expect what authors usually write
         keys = _described(source, verifier, n_params, {}, {})
     numbers = [
         u32("general.file_type", file_type),

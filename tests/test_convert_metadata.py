@@ -104,7 +104,10 @@ BOMB = "a0: &a0 [x, y]\n" + "".join(
         "license: {a: b}",
         f"{BOMB}tags: *a29",
         f"{BOMB}license_name: *a29",
+        "[" * 10_000,
+        "name: " + "x" * (1 << 21),
     ],
+    ids=range(12),
 )
 def test_no_model_card_is_bad_enough_to_stop_a_conversion(folder: Path, card: str) -> None:
     folder.mkdir(parents=True)
