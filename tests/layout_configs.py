@@ -46,7 +46,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 256,
 }
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "beta_fast": 24.0}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
 SCALES = {"output_multiplier": 0.5, "final_logit_softcapping": 30.0, "input_embedding_scale": 8.0}
 
 # ---- weights -------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ LAYOUT_A = {
     "a-llama3": _a(rope_scaling=LLAMA3),
     "a-linear": _a(rope_scaling={"type": "linear", "factor": 2.0}),
     "a-yarn": _a(rope_scaling=YARN),
+    "a-yarn-ramp": _a(rope_scaling={**YARN, "beta_fast": 24.0}),
     "a-partial-rope": _a(partial_rotary_factor=0.5),
     "a-sliding": _a(**{**SLIDING_LAYERS, "layer_types": [SLIDING, FULL]}, is_causal=False),
     "a-sliding-causal": _a(**SLIDING_LAYERS, is_causal=True),

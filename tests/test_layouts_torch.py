@@ -175,6 +175,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama3": {"rope_scaling": LLAMA3},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "yarn": {"rope_scaling": YARN},
+    "yarn-ramp": {"rope_scaling": {**YARN, "beta_fast": 12.0, "beta_slow": 2.0}},
+    "yarn-magnitude": {"rope_scaling": {**YARN, "attention_factor": 0.9}},
     "sliding": {**WINDOW, "is_causal": False},
     "sliding-causal": {**WINDOW, "is_causal": True},
     "sliding-unsaid": WINDOW,
