@@ -40,11 +40,15 @@ class Drafter:
             drafts: what was drafted: heads that look at the token before (DSpark, DFlash2) are
                 shown these. How many there are decides how long the block is.
         """
-        config = self.config
-        first = 0 if config.markov is not None and config.markov.from_anchor else 1
-        block = [anchor] + [config.mask_token_id] * (len(drafts) + first - 1)
-        hidden = self.hidden(features, block)[first:]
-        return predict(config, self.weights, hidden, [anchor, *drafts[:-1]])
+        states = self.states(features, anchor, len(drafts))
+        return predict(self.config, self.weights, states, [anchor, *drafts[:-1]])
+
+    def states(self, features: Float32Array, anchor: int, n_drafts: int) -> Float32Array:
+        """The last hidden states, [n_drafts, n_embd], of the rows that predict."""
+        markov = self.config.markov
+        first = 0 if markov is not None and markov.from_anchor else 1
+        block = [anchor] + [self.config.mask_token_id] * (n_drafts + first - 1)
+        return self.hidden(features, block)[first:]
 
     def hidden(self, features: Float32Array, block: Sequence[int]) -> Float32Array:
         """The last hidden states, [block, n_embd], of the tokens of a block behind n features."""

@@ -18,6 +18,7 @@ from dflash_local.convert.forward_source import open_drafter
 from dflash_local.convert.forward_weights import CannotCheck, gguf_weight, with_borrowed
 from dflash_local.convert.source import open_source
 from dflash_local.convert.source_check import TOLERANCE, TOLERANCES, compare_with_source
+from dflash_local.convert.source_weights import token_ids
 from dflash_local.convert.verifier import read_verifier
 from layout_configs import FULL, LLAMA3, N_LAYER, SLIDING, vocabulary
 from layout_files import Checkpoint, rounded, values, write_checkpoint
@@ -41,7 +42,7 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _agreement(source: Path, drafter: Path, verifier: Path) -> DraftAgreement:
     """Of what is drafted alone, whatever the file's keys and tensors."""
     reference, _ = open_drafter(open_source(source), read_verifier(verifier))
-    return compare_drafts(reference, drafter, verifier)
+    return compare_drafts(reference, drafter, verifier, token_ids(GGUFHeader(drafter)))
 
 
 # ---- right files ---------------------------------------------------------------------------
@@ -152,6 +153,18 @@ def test_a_wrong_setting_shows_in_the_drafts_too(
     assert error > 1.2 * TOLERANCES[outtype.upper()]
     right = convert(TINY, tiny_verifier, tmp_path / "r.gguf", outtype=outtype).output
     assert _agreement(TINY, right, tiny_verifier).error < TOLERANCES[outtype.upper()] / 2
+
+
+@pytest.mark.parametrize("name", ["b-dflash2", "c-reduced", "e-dspark", "f-gemma4", "j-mimo"])
+def test_a_wrong_mask_shows_in_the_drafts_of_every_kind(name: str, tmp_path: Path) -> None:
+    right = SAMPLES[name]
+    wrong = replace(right, config={**right.config, "is_causal": True})
+    verifier = write_runnable(tmp_path / "v.gguf", right.target)
+    source = write_checkpoint(tmp_path / "right", right)
+    other = write_checkpoint(tmp_path / "wrong", wrong)
+    drafter = convert(other, verifier, tmp_path / "d.gguf", outtype="f32").output
+    assert "attention.causal: found True" in compare_with_source(source, drafter, verifier).sentence
+    assert _agreement(source, drafter, verifier).error > 1.2 * TOLERANCES["F32"]
 
 
 def _damaged(name: str) -> Checkpoint:
