@@ -10,7 +10,7 @@ from . import layouts
 from .drafter import DrafterConfig
 from .fields import raise_problems
 from .forward import Drafter
-from .forward_weights import EMBEDDING, held, source_weight, with_borrowed, with_row
+from .forward_weights import EMBEDDING, CannotCheck, held, source_weight, with_borrowed, with_row
 from .names import match
 from .pair import pair_problems
 from .rope import frequency_factors
@@ -25,7 +25,8 @@ def open_drafter(source: Source, verifier: Verifier) -> tuple[Drafter, frozenset
     The other two, embedding and head, it borrows from the verifier.
 
     Raises:
-        CannotCheck: the verifier's embedding or head cannot be read.
+        CannotCheck: its mathematics are not known, or the verifier's embedding or head cannot be
+            read.
         ModelError: lists what is wrong with the checkpoint, or why the two do not fit.
     """
     layout = layouts.detect(source)
@@ -33,11 +34,22 @@ def open_drafter(source: Source, verifier: Verifier) -> tuple[Drafter, frozenset
     matches, misfits = match(source, layout.expected_tensors(config, source))
     own = {str(item.expected.target): source_weight(item) for item in matches}
     raise_problems(source.folder, misfits + pair_problems(config, verifier, own.keys()))
+    _refuse_unknown(config)
     own |= {name: held(values) for name, values in _generated(config, verifier)}
     weights = with_borrowed(own, verifier.files, tied=config.mask_embedding is None)
     if (row := config.mask_embedding) is not None:
         weights[EMBEDDING] = with_row(weights[EMBEDDING], config.mask_token_id, row)
     return Drafter(config, weights), frozenset(own)
+
+
+def _refuse_unknown(config: DrafterConfig) -> None:
+    biased = config.markov is not None and config.markov.trained
+    scaled = config.logit_scale not in (None, 1.0) or config.final_logit_softcapping is not None
+    if biased and scaled:
+        raise CannotCheck(
+            "logits that are scaled or capped and have a Markov head's bias: in which order its "
+            "trainer did that is not known here, llama.cpp adds the bias alone"
+        )
 
 
 def _generated(config: DrafterConfig, verifier: Verifier) -> Iterator[tuple[str, Float32Array]]:

@@ -286,6 +286,15 @@ def test_a_checkpoint_of_another_verifier_is_refused(verifier: Path) -> None:
         compare_with_source(TINY, MODELS / "dflash-b8.gguf", verifier)
 
 
+def test_a_markov_head_on_scaled_logits_is_not_known(verifier: Path, tmp_path: Path) -> None:
+    right = SAMPLES["g-lfm2"]
+    scaled = replace(right, config={**right.config, "final_logit_softcapping": 30.0})
+    source = write_checkpoint(tmp_path / "c", scaled)
+    drafter = convert(source, verifier, tmp_path / "d.gguf").output
+    with pytest.raises(CannotCheck, match="Markov head's bias"):
+        compare_with_source(source, drafter, verifier)
+
+
 def test_weights_that_only_libllama_reads_say_nothing_about_the_file(tmp_path: Path) -> None:
     path = tmp_path / "v.gguf"
     writer = gguf.GGUFWriter(path, "llama")
