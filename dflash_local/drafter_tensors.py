@@ -159,6 +159,7 @@ def _optional_shapes(sizes: _Sizes) -> dict[str, Shape]:
         "token_embd.weight": (sizes.n_embd, sizes.n_vocab),
         "output.weight": (sizes.n_embd, sizes.n_draft),
         "rope_freqs.weight": (sizes.head // 2,),
+        "conf_proj.bias": (1,),
         **_in_every_layer(sizes, layer),
     }
 
