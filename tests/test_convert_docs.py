@@ -17,7 +17,7 @@ FENCES = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.removeprefix("$ ")
     for fence in FENCES
-    for line in fence.splitlines()
+    for line in fence.replace("\\\n", " ").splitlines()  # a command may go on in the next line
     if re.match(r"(\$ )?dflash-convert ", line) and "warning:" not in line
 ]
 
