@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from dflash_local.errors import ModelError
 from .drafter import DrafterConfig
 from .model_card import model_card
 from .pair import pair_problems
-from .repository import is_repository_id
+from .repository import cache_folder, is_repository_id
 from .source import Source
 from .verifier import Verifier, is_later_part, read_verifier
 
@@ -59,17 +58,6 @@ def named_verifiers(source: Source) -> list[str]:
     return [name for name in _names(source, HINT_FIELDS) if is_repository_id(name)]
 
 
-def hub_cache() -> Path:
-    """The Hugging Face cache of this user, by the variables its own client reads."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if value := os.environ.get(variable):
-            return Path(value).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
-
-
 def _names(source: Source, fields: Iterable[str]) -> list[str]:
     values = [section.get(field) for section in source.sections for field in fields]
     values.append(model_card(source.folder).get("base_model"))
@@ -85,7 +73,7 @@ def _folder_files(source: Source) -> list[Path]:
 def _named_files(source: Source) -> list[Path]:
     names = verifier_names(source)
     files = [source.folder / name for name in names if name.endswith(".gguf")]
-    for repository in sorted(hub_cache().glob("models--*")):
+    for repository in sorted(cache_folder().glob("models--*")):
         if any(_same_model(repository.name, name) for name in names):
             files += sorted(repository.glob("snapshots/*/**/*.gguf"))
     return files
@@ -119,7 +107,7 @@ def _fitting(files: Iterable[Path], config: DrafterConfig, seen: list[str]) -> l
 
 def _nothing_fits(source: Source, seen: list[str]) -> str:
     names = verifier_names(source)
-    named = f", nor one of {', '.join(names)} in {hub_cache()}" if names else ""
+    named = f", nor one of {', '.join(names)} in {cache_folder()}" if names else ""
     tried = "".join(f"\n  - {line}" for line in seen)
     return (
         f"no verifier found: no GGUF beside {source.folder / 'config.json'} fits{named}.{tried}\n"
