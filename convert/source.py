@@ -95,6 +95,10 @@ def _is_there(path: Path) -> bool:
         return False
 
 
+def _is_file(path: Path) -> bool:
+    return _is_there(path) and path.is_file()
+
+
 def _open_local(named: str, path: Path) -> Source:
     folder = path if path.is_dir() else path.parent
     weights = _weight_files(path)
@@ -120,7 +124,7 @@ def _weight_files(location: Path) -> list[Path]:
         return [location / "model.safetensors"]
     if (location / INDEX_NAME).is_file():
         return _shards(location / INDEX_NAME)
-    found = sorted(location.glob("*.safetensors"))
+    found = sorted(file for file in location.glob("*.safetensors") if _is_file(file))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise ModelError(f"{location} has no model.safetensors (safetensors files found: {names})")
@@ -133,7 +137,7 @@ def _shards(index: Path) -> list[Path]:
         raise ModelError(f"{index} has no `weight_map`: download it again")
     names = sorted({str(name) for name in weight_map.values()})
     # A shard lies beside its index; anything else would be a path out of the checkpoint.
-    bad = [name for name in names if Path(name).name != name or not _is_there(index.parent / name)]
+    bad = [name for name in names if Path(name).name != name or not _is_file(index.parent / name)]
     if bad:
         shown = ", ".join(name[:80] for name in bad[:5])
         raise ModelError(f"{index} names {len(bad)} files that are not beside it: {shown}")
