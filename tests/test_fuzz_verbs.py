@@ -5,6 +5,7 @@ A migrated drafter is one that ``read_drafter`` takes; a refusal leaves nothing 
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,11 +149,35 @@ def tokenizer() -> Iterator[Tokenizer]:
 
 
 @pytest.mark.parametrize("content", LINES, ids=range(len(LINES)))
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.txt.gz"])
-def test_what_is_no_corpus_is_refused(
-    tmp_path: Path, tokenizer: Tokenizer, name: str, content: bytes
-) -> None:
-    path = tmp_path / name
+def test_what_is_no_corpus_is_refused(tmp_path: Path, tokenizer: Tokenizer, content: bytes) -> None:
+    path = tmp_path / "c.jsonl"
     path.write_bytes(content)
     with fuzzing.bounded(), pytest.raises(DFlashError):
         count_tokens(path, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl.gz", "c.txt.gz"])
+def test_a_small_file_that_holds_an_endless_line_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"a" * (1 << 26), 1))
+    with fuzzing.bounded(), pytest.raises(DFlashError, match="a line of more than"):
+        count_tokens(path, tokenizer)
+
+
+@pytest.mark.parametrize("content", LINES, ids=range(len(LINES)))
+def test_what_is_no_corpus_is_refused_in_gzip_too(
+    tmp_path: Path, tokenizer: Tokenizer, content: bytes
+) -> None:
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(content))
+    with fuzzing.bounded(), pytest.raises(DFlashError):
+        count_tokens(path, tokenizer)
+
+
+def test_a_file_too_large_for_counts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "counts"
+    path.write_bytes(b"1 1\n" * (1 << 23))
+    with fuzzing.bounded(), pytest.raises(DFlashError, match="more than"):
+        read_frequencies(path, 384)
