@@ -1,19 +1,47 @@
-"""Trained drafters to GGUF: ``convert()`` and the command ``dflash-convert``. No torch."""
+"""Trained drafters to GGUF, and what can be done with the result. No torch.
+
+``convert`` writes a drafter's GGUF, ``inspect`` describes one, ``check`` tries it with a verifier,
+``compare`` finds what differs between two, ``migrate`` rewrites those of llama.cpp's forks. The
+command ``dflash-convert`` does all of it.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checking import CheckReport, check
+    from .comparison import Comparison, compare
     from .converter import ConvertReport, convert
+    from .inspection import DrafterFile, inspect
+    from .migration import MigrateReport, migrate
 
-__all__ = ["ConvertReport", "convert"]
+__all__ = [
+    "CheckReport",
+    "Comparison",
+    "ConvertReport",
+    "DrafterFile",
+    "MigrateReport",
+    "check",
+    "compare",
+    "convert",
+    "inspect",
+    "migrate",
+]
+
+_MODULES = {
+    "checking": ("CheckReport", "check"),
+    "comparison": ("Comparison", "compare"),
+    "converter": ("ConvertReport", "convert"),
+    "inspection": ("DrafterFile", "inspect"),
+    "migration": ("MigrateReport", "migrate"),
+}
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: `gguf` takes a moment.
-    if name in __all__:
-        from . import converter
-
-        return getattr(converter, name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

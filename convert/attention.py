@@ -86,5 +86,6 @@ def _mixture(causal_layers: tuple[bool, ...]) -> str:
     return (
         f"attention inside a block was trained causal in layers {causal} and bidirectional in "
         f"layers {others}, but libllama has one setting for all: choose `--attention causal` or "
-        "`--attention bidirectional` (in Python attention=...), and compare the acceptance lengths"
+        "`--attention bidirectional` (in Python attention=...), and compare acceptance lengths; "
+        "llama.cpp's own converter leaves such a drafter bidirectional"
     )

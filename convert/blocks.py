@@ -9,6 +9,7 @@ from .mask_embedding import read_mask_embedding
 from .names import find
 from .rope import parse_rope
 from .source import Source
+from .target_layers import published_ids
 from .vocabulary import draft_rows, heads_are_equal, stored_rows
 
 MAX_LAYERS = 512  # libllama's LLAMA_MAX_LAYERS
@@ -25,22 +26,25 @@ def parse_blocks(
     block: Fields,
     draft: Fields,
     *,
-    target_layer_ids: tuple[int, ...],
     block_size: int,
+    target_layer_ids: tuple[int, ...] | None = None,
 ) -> DrafterConfig:
     """Read what every drafter has; its problems are collected in ``block`` and ``draft``.
 
     Args:
         block: the fields of the transformer.
         draft: the fields that make it a drafter; may hold the transformer's too.
-        target_layer_ids: layers whose outputs are read.
         block_size: the anchor among its positions.
+        target_layer_ids: layers whose outputs are read; None takes them from ``draft``.
     """
-    refuse_inexpressible(source, block)
+    _refuse_inexpressible(source, block)
     n_embd, n_head, n_head_kv, head_dim = _widths(block, source)
     n_layer = block.integer("num_hidden_layers", high=MAX_LAYERS)
     n_vocab = block.integer("vocab_size", 0) or stored_rows(source)
     mask_token_id = draft.integer("mask_token_id", low=0)
+    warnings: list[str] = []
+    if target_layer_ids is None:
+        target_layer_ids = published_ids(draft, n_layer, warnings)
     return DrafterConfig(
         n_layer=n_layer,
         n_embd=n_embd,
@@ -66,6 +70,7 @@ def parse_blocks(
         or None,
         embedding_scale=draft.optional_number("input_embedding_scale"),
         mask_embedding=read_mask_embedding(source, mask_token_id, n_embd, draft.problems),
+        warnings=tuple(warnings),
     )
 
 
@@ -97,8 +102,7 @@ def _activation(block: Fields) -> str | None:
     return ACTIVATIONS.get(name)
 
 
-def refuse_inexpressible(source: Source, block: Fields) -> None:
-    """Note what no dflash file can hold, whatever the layout."""
+def _refuse_inexpressible(source: Source, block: Fields) -> None:
     problems = block.problems
     for name in ("attention_bias", "mlp_bias"):
         if block.flag(name, False):

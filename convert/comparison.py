@@ -178,13 +178,13 @@ class _Errors:
         """Count a piece; False where the values are not known."""
         if a is None or b is None:
             return False
-        values = np.asarray(a, np.float64)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):  # NaN and infinity are differences like any other
+            values = np.asarray(a, np.float64)
             errors = np.abs(values - np.asarray(b, np.float64))
-        errors[np.isnan(errors)] = math.inf
-        self.largest = max(self.largest, float(errors.max()))
-        self._squares[0] += float(np.square(errors).sum())
-        self._squares[1] += float(np.square(values).sum())
+            errors[np.isnan(errors)] = math.inf
+            self.largest = max(self.largest, float(errors.max()))
+            self._squares[0] += float(np.square(errors).sum())
+            self._squares[1] += float(np.square(values).sum())
         return True
 
     @property

@@ -26,6 +26,7 @@ from .tokenizer import Tokenizer, Tokens
 from .writer import Progress
 
 _BLOCK_BYTES = 1 << 18  # of text in memory at once, up to the end of a line
+_MAX_LINE = 1 << 24  # bytes; far above a conversation, far below what a small .gz can hold
 _LINE_SUFFIXES = (".jsonl", ".ndjson")
 
 
@@ -75,12 +76,23 @@ def _blocks(corpus: Path, progress: Progress | None) -> Iterator[list[bytes]]:
         size = corpus.stat().st_size
         with corpus.open("rb") as raw:
             file: Any = gzip.GzipFile(fileobj=raw) if corpus.suffix == ".gz" else raw
-            while lines := file.readlines(_BLOCK_BYTES):
+            while lines := _lines(corpus, file):
                 yield lines
                 if progress is not None:
                     progress(raw.tell(), size)
     except (OSError, EOFError, zlib.error) as error:
         raise DFlashError(f"{corpus} cannot be read: {error}") from error
+
+
+def _lines(corpus: Path, file: Any) -> list[bytes]:
+    lines: list[bytes] = []
+    n_bytes = 0
+    while n_bytes < _BLOCK_BYTES and (line := file.readline(_MAX_LINE + 1)):
+        if len(line) > _MAX_LINE:
+            raise DFlashError(f"{corpus} has a line of more than {_MAX_LINE} bytes")
+        lines.append(line)
+        n_bytes += len(line)
+    return lines
 
 
 def _of_text(text: bytes, tokenizer: Tokenizer) -> Iterator[Tokens]:
@@ -121,6 +133,8 @@ def _answers(row: dict[str, Any], tokenizer: Tokenizer) -> list[str]:
     messages = row["messages"]
     if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         raise ValueError('"messages" is no list of objects with "role" and "content"')
+    if not tokenizer.has_chat_template:
+        raise ValueError('the verifier has no chat template; expected "text" instead of "messages"')
     try:
         return tokenizer.answers(messages, row.get("tools"))
     except Exception as error:  # a template may raise anything

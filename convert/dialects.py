@@ -114,6 +114,13 @@ class Drafter:
         return tuple(value) if good else None
 
     @property
+    def tokens(self) -> list[bytes]:
+        """The vocabulary; empty where the file has none."""
+        value = self.get("tokenizer.ggml.tokens")
+        good = isinstance(value, list) and all(isinstance(token, bytes) for token in value)
+        return value if good else []
+
+    @property
     def target_layers(self) -> tuple[int, ...] | None:
         """The verifier's layers whose inputs it reads; None where the file leaves that open.
 
@@ -165,9 +172,12 @@ def _keys(
                 unknown.append(name)
         elif target not in keys:
             keys[target] = name
-        elif header.get(keys[target]) != header.get(name):
+        elif header.get(keys[target]) == header.get(name):
+            keys[target] = target if name == target else keys[target]
+        else:
             problems.append(
-                f"{keys[target]} is {header.get(keys[target])!r}, {name} is {header.get(name)!r}: "
+                f"{keys[target]} is {header.get(keys[target])!r:.40}, {name} is "
+                f"{header.get(name)!r:.40}: "
                 "expected the same"
             )
     return keys
@@ -219,13 +229,13 @@ def _contradictions(drafter: Drafter) -> Iterator[str]:
         if (suffix := _suffix(name, drafter.architecture)) in _REDUNDANT_KEYS
     }
     n_embd = drafter.get("dflash.embedding_length")
-    if values.get("target_hidden_size", n_embd) != n_embd:
+    if "target_hidden_size" in values and values["target_hidden_size"] != n_embd:
         yield (
             f"target_hidden_size is {values['target_hidden_size']!r}: libllama reads features of "
             f"the drafter's own hidden size, {n_embd!r}"
         )
     theta = drafter.get("dflash.rope.freq_base", 10000.0)
-    if values.get("backbone_rotary_base", theta) != theta:
+    if "backbone_rotary_base" in values and values["backbone_rotary_base"] != theta:
         yield (
             f"backbone_rotary_base is {values['backbone_rotary_base']!r}: libllama rotates context "
             f"and block alike, here by {theta!r}"

@@ -117,8 +117,9 @@ def reduce_vocabulary(
         ModelError: the verifier's head cannot be read.
     """
     by_name = {tensor.name: tensor for tensor in tensors}
-    by_name.setdefault(HEAD, _missing_head(by_name, verifier, wanted))
-    tokens = _proposed(by_name)
+    if HEAD not in by_name:
+        by_name[HEAD] = _missing_head(by_name, verifier, wanted)
+    tokens = _proposed(by_name, verifier)
     with Tokenizer(verifier.path) as tokenizer:
         ends = np.isin(tokens, tokenizer.end_tokens())
         _check_size(choice.n_tokens, len(tokens), _least(config, ends))
@@ -152,10 +153,10 @@ def _missing_head(
     return replace(own, name=HEAD) if own is not None else verifier_head(verifier, wanted)
 
 
-def _proposed(tensors: dict[str, OutputTensor]) -> Ids:
-    """The token of each row of the head."""
+def _proposed(tensors: dict[str, OutputTensor], verifier: Verifier) -> Ids:
+    """The token of each row of the head; rows behind the last token are padding."""
     if TOKEN_IDS not in tensors:
-        return np.arange(tensors[HEAD].shape[0])
+        return np.arange(min(tensors[HEAD].shape[0], verifier.n_vocab))
     return np.concatenate([np.asarray(piece, np.int64) for piece in tensors[TOKEN_IDS].pieces()])
 
 

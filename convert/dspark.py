@@ -13,7 +13,6 @@ from .drafter import DrafterConfig, MarkovHead
 from .fields import Fields, raise_problems
 from .names import find
 from .source import Source
-from .target_layers import published_ids
 from .tensors import CONFIDENCE, MARKOV_FACTORS
 
 DEFAULT_BLOCK_SIZE = 16  # llama.cpp's
@@ -28,22 +27,14 @@ def parse_config(source: Source) -> DrafterConfig:
     top = Fields(source.config, [])
     nested = Fields(top.section("dflash_config"), top.problems)
     draft = Fields({**source.config, **nested.values}, top.problems)
-    warnings: list[str] = []
-    n_layer = top.integer("num_hidden_layers")
-    config = parse_blocks(
-        source,
-        top,
-        draft,
-        target_layer_ids=published_ids(draft, n_layer, warnings),
-        block_size=draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2),
-    )
+    block_size = draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2)
+    config = parse_blocks(source, top, draft, block_size=block_size)
     # Ids of hidden states are the mark of a speculators export, whose anchor predicts nothing.
     anchor = draft.get("aux_hidden_state_layer_ids") is None
     config = replace(
         config,
         markov=markov_head(source, draft, from_anchor=anchor),
         value_scale=nested.optional_number("attention_value_scale"),
-        warnings=tuple(warnings),
     )
     config = with_masks(config, stated(top, nested), ())
     raise_problems(source.folder / "config.json", top.problems)

@@ -10,6 +10,7 @@ from dflash_local.errors import ModelError
 
 INT32_MAX = 2**31 - 1
 FLOAT32_MAX = 3.4e38
+FLOAT32_MIN = 1.2e-38  # GGUF stores 32 bits: what is smaller would come out as 0
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Fields:
         if value is None and default is not None:
             return default
         good = type(value) in (int, float) and abs(value) <= FLOAT32_MAX  # false for NaN
-        if not good or (positive and value <= 0):
+        if not good or (positive and value < FLOAT32_MIN):
             self._report(name, value, "a positive number" if positive else "a finite number")
             return 1.0
         return float(value)

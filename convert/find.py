@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import gguf
 
 from dflash_local.errors import ModelError
 
 from .drafter import DrafterConfig
+from .model_card import model_card
 from .pair import pair_problems
+from .repository import cache_folder, is_repository_id
 from .source import Source
 from .verifier import Verifier, is_later_part, read_verifier
 
@@ -27,7 +25,6 @@ HINT_FIELDS = (
     "target_model_path",
     "base_model",
     "base_model_name_or_path",
-    "_name_or_path",
 )
 
 
@@ -53,24 +50,20 @@ def find_verifier(source: Source, config: DrafterConfig) -> Verifier:
 
 def verifier_names(source: Source) -> list[str]:
     """What config.json and the model card call the verifier: repositories or paths."""
-    nested = source.config.get("dflash_config")
-    sections = [source.config, nested if isinstance(nested, dict) else {}]
-    values = [section.get(field) for section in sections for field in HINT_FIELDS]
-    values.append(_card(source).get("base_model"))
+    return _names(source, (*HINT_FIELDS, "_name_or_path"))
+
+
+def named_verifiers(source: Source) -> list[str]:
+    """The verifier's repositories, where config.json says that they are: no path, no guess."""
+    return [name for name in _names(source, HINT_FIELDS) if is_repository_id(name)]
+
+
+def _names(source: Source, fields: Iterable[str]) -> list[str]:
+    values = [section.get(field) for section in source.sections for field in fields]
+    values.append(model_card(source.folder).get("base_model"))
     flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
     names = [item.get("name_or_path") if isinstance(item, dict) else item for item in flat]
     return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
-
-
-def hub_cache() -> Path:
-    """The Hugging Face cache of this user, by the variables its own client reads."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if value := os.environ.get(variable):
-            return Path(value).expanduser()
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
 
 
 def _folder_files(source: Source) -> list[Path]:
@@ -80,7 +73,7 @@ def _folder_files(source: Source) -> list[Path]:
 def _named_files(source: Source) -> list[Path]:
     names = verifier_names(source)
     files = [source.folder / name for name in names if name.endswith(".gguf")]
-    for repository in sorted(hub_cache().glob("models--*")):
+    for repository in sorted(cache_folder().glob("models--*")):
         if any(_same_model(repository.name, name) for name in names):
             files += sorted(repository.glob("snapshots/*/**/*.gguf"))
     return files
@@ -114,7 +107,7 @@ def _fitting(files: Iterable[Path], config: DrafterConfig, seen: list[str]) -> l
 
 def _nothing_fits(source: Source, seen: list[str]) -> str:
     names = verifier_names(source)
-    named = f", nor one of {', '.join(names)} in {hub_cache()}" if names else ""
+    named = f", nor one of {', '.join(names)} in {cache_folder()}" if names else ""
     tried = "".join(f"\n  - {line}" for line in seen)
     return (
         f"no verifier found: no GGUF beside {source.folder / 'config.json'} fits{named}.{tried}\n"
@@ -125,11 +118,3 @@ def _nothing_fits(source: Source, seen: list[str]) -> str:
 def _command(source: Source, verifier: str) -> str:
     arguments = ["dflash-convert", source.location, "--verifier", verifier]
     return " ".join(shlex.quote(argument) for argument in arguments)
-
-
-def _card(source: Source) -> dict[str, Any]:
-    try:
-        card: dict[str, Any] = gguf.Metadata.load_model_card(source.folder)
-    except Exception:  # free text: a card that cannot be parsed names nobody
-        return {}
-    return card

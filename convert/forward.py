@@ -40,28 +40,26 @@ class Drafter:
             drafts: what was drafted: heads that look at the token before (DSpark, DFlash2) are
                 shown these. How many there are decides how long the block is.
         """
-        config = self.config
-        first = 0 if config.markov is not None and config.markov.from_anchor else 1
-        block = [anchor] + [config.mask_token_id] * (len(drafts) + first - 1)
-        hidden = self.hidden(features, block)[first:]
-        return predict(config, self.weights, hidden, [anchor, *drafts[:-1]])
+        states = self.states(features, anchor, len(drafts))
+        return predict(self.config, self.weights, states, [anchor, *drafts[:-1]])
+
+    def states(self, features: Float32Array, anchor: int, n_drafts: int) -> Float32Array:
+        """The last hidden states, [n_drafts, n_embd], of the rows that predict."""
+        markov = self.config.markov
+        first = 0 if markov is not None and markov.from_anchor else 1
+        block = [anchor] + [self.config.mask_token_id] * (n_drafts + first - 1)
+        return self.hidden(features, block)[first:]
 
     def hidden(self, features: Float32Array, block: Sequence[int]) -> Float32Array:
         """The last hidden states, [block, n_embd], of the tokens of a block behind n features."""
         n = len(features)
         context = self._norm(self.weights["fc.weight"].project(features), "enc.output_norm.weight")
         table = ops.rotary_table(self.config.rope, self.config.head_dim, n + len(block))
-        x = self._embedded(block)
+        x = self.weights[EMBEDDING].rows(block)
+        x *= np.float32(self.config.embedding_scale or 1)
         for index in range(self.config.n_layer):
             x = _Layer(self, index).run(x, context, table)
         return self._norm(x, "output_norm.weight")
-
-    def _embedded(self, block: Sequence[int]) -> Float32Array:
-        config = self.config
-        rows = self.weights[EMBEDDING].rows(block)
-        if config.mask_embedding is not None:
-            rows[np.asarray(block) == config.mask_token_id] = config.mask_embedding
-        return np.asarray(rows * (config.embedding_scale or 1), np.float32)
 
     def _norm(self, x: Float32Array, name: str) -> Float32Array:
         return ops.rms_norm(x, self.weights[name].read(), self.config.rms_eps)

@@ -36,9 +36,11 @@ def predict(
     """Predictions of the rows ``hidden`` [rows, n_embd] after the tokens ``previous`` [rows]."""
     logits = weights[HEAD].project(hidden)
     confidence = None
-    if config.markov is not None and config.markov.trained:
-        state = weights["markov_w1.weight"].rows(previous)
-        logits += weights["markov_w2.weight"].project(state)
+    if config.markov is not None:
+        state = np.zeros((len(hidden), config.markov.rank), np.float32)
+        if config.markov.trained:
+            state = weights["markov_w1.weight"].rows(previous)
+            logits += weights["markov_w2.weight"].project(state)
         confidence = _confidence(weights, hidden, state) if config.markov.confidence else None
     if config.selector is not None:
         logits = _transformed(config, logits)

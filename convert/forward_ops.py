@@ -7,10 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .rope import Rope, llama3_factors
+from .rope import DEFAULT_THETA, Rope, llama3_factors
 from .safetensors_file import Float32Array
-
-DEFAULT_THETA = 10000.0
 
 
 def rms_norm(x: Float32Array, weight: Float32Array | None, eps: float) -> Float32Array:
@@ -54,33 +52,13 @@ def rotary_table(rope: Rope, head_dim: int, n: int) -> tuple[Float32Array, Float
 def _frequencies(rope: Rope, n_rot: int) -> tuple[npt.NDArray[np.float64], float]:
     theta = rope.theta or DEFAULT_THETA
     plain = np.power(theta, -np.arange(0, n_rot, 2) / n_rot)
-    kind = rope.scaling.get("type")
+    if rope.yarn is not None:
+        return plain / rope.yarn.factors(theta, n_rot), rope.yarn.scale
     if rope.llama3 is not None:
         return plain / llama3_factors(rope.llama3, theta, n_rot), 1.0
-    if kind == "linear":
-        return plain / float(rope.scaling["factor"]), 1.0
-    return _yarn(rope, plain, theta) if kind == "yarn" else (plain, 1.0)
-
-
-def _yarn(
-    rope: Rope, plain: npt.NDArray[np.float64], theta: float
-) -> tuple[npt.NDArray[np.float64], float]:
-    scaling, n_pairs = rope.scaling, len(plain)
-    factor = float(scaling["factor"])
-
-    def pair_that_turns(times: float) -> float:
-        """The pair that makes so many turns within the original context."""
-        wavelengths = float(scaling["original_context_length"]) / (times * 2 * math.pi)
-        return n_pairs * math.log(wavelengths) / math.log(theta)
-
-    low = max(math.floor(pair_that_turns(float(scaling.get("yarn_beta_fast", 32)))), 0)
-    high = math.ceil(pair_that_turns(float(scaling.get("yarn_beta_slow", 1))))
-    high = min(high, 2 * n_pairs - 1)
-    ramp = np.clip((np.arange(n_pairs) - low) / max(high - low, 0.001), 0, 1)
-    kept = (1 - ramp) * float(scaling.get("yarn_ext_factor", 1))
-    usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-    magnitude = float(scaling.get("yarn_attn_factor", usual))
-    return plain / factor * (1 - kept) + plain * kept, magnitude
+    if rope.n_proportional is not None:
+        return np.where(np.arange(n_rot // 2) < rope.n_proportional, plain, 0), 1.0
+    return plain / float(rope.scaling.get("factor", 1)), 1.0
 
 
 def rotate(x: Float32Array, cos: Float32Array, sin: Float32Array) -> Float32Array:

@@ -19,6 +19,7 @@ from dflash_local.errors import DFlashError
 Counts = npt.NDArray[np.int64]
 
 MAX_PROBLEMS = 10  # of a file, then reading stops
+_MAX_BYTES = 1 << 24  # of a file: ten for each token of a large vocabulary take a fifth of it
 _MAX_COUNT = 1 << 40  # a sum over a vocabulary of them is still an int64
 
 
@@ -92,7 +93,11 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise DFlashError(f"{path}: more than {_MAX_BYTES} bytes; expected counts of tokens")
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DFlashError(f"{path} cannot be read: {error}") from error
 

@@ -12,7 +12,6 @@ from .drafter import DrafterConfig
 from .dspark import DEFAULT_BLOCK_SIZE, markov_head
 from .fields import Fields, raise_problems
 from .source import Source
-from .target_layers import published_ids
 
 ROPE: dict[str, Any] = {  # of its class in transformers, where the config names none
     "rope_type": "proportional",
@@ -34,14 +33,8 @@ def parse_config(source: Source) -> DrafterConfig:
     draft = Fields({**source.config, **nested.values}, top.problems)
     _check(top)
     block = Fields({**source.config, **_renamed(top)}, top.problems)
-    warnings: list[str] = []
-    config = parse_blocks(
-        source,
-        block,
-        draft,
-        target_layer_ids=published_ids(draft, top.integer("num_hidden_layers"), warnings),
-        block_size=draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2),
-    )
+    block_size = draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2)
+    config = parse_blocks(source, block, draft, block_size=block_size)
     if config.n_vocab_draft is not None:
         top.problems.append("a reduced vocabulary: llama.cpp's converter knows none with Gemma 4")
     config = replace(
@@ -52,7 +45,6 @@ def parse_config(source: Source) -> DrafterConfig:
         attention_scale=1.0,
         embedding_scale=math.sqrt(config.n_embd),
         markov=markov_head(source, draft, from_anchor=True),
-        warnings=tuple(warnings),
     )
     config = with_masks(config, stated(top, nested), ())
     raise_problems(source.folder / "config.json", top.problems)
@@ -91,7 +83,7 @@ def _check(top: Fields) -> None:
     wrong = {
         "`attention_k_eq_v`: expected true": not top.flag("attention_k_eq_v", False),
         "`layer_types`: expected full_attention only": isinstance(n_layer, int)
-        and n_layer < 512
+        and 0 < n_layer < 512
         and types != [FULL] * n_layer,
         f"`hidden_activation`: expected {ACTIVATION}": top.get("hidden_activation")
         not in (None, ACTIVATION),

@@ -73,6 +73,7 @@ def dequantized(rows: Array, kind: GGMLQuantizationType) -> Float32Array | Array
     if kind in _NUMPY_TYPES:
         return np.ascontiguousarray(rows).view(_NUMPY_TYPES[kind])
     try:
-        return np.asarray(quants.dequantize(rows, kind), np.float32)
+        with np.errstate(all="ignore"):
+            return np.asarray(quants.dequantize(rows, kind), np.float32)
     except NotImplementedError:
         return None

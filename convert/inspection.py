@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -162,16 +163,16 @@ def _attention(drafter: Drafter) -> dict[str, Any]:
 
 
 def _vocabulary(drafter: Drafter) -> dict[str, Any]:
-    tokens = drafter.get("tokenizer.ggml.tokens")
-    tokens = tokens if isinstance(tokens, list) else []
+    tokens = drafter.tokens
     mask = drafter.integer(MASK_TOKEN_KEY)
     text = tokens[mask] if mask is not None and 0 <= mask < len(tokens) else None
     d2t = drafter.tensors.get("d2t")
+    n_draft = math.prod(d2t.shape) if d2t is not None else len(tokens)
     return {
         "mask_token": mask,
-        "mask_text": text.decode("utf-8", "replace") if isinstance(text, bytes) else None,
+        "mask_text": text.decode("utf-8", "replace") if text is not None else None,
         "n_vocab": len(tokens),
-        "n_vocab_draft": d2t.shape[0] if d2t is not None else len(tokens) or None,
+        "n_vocab_draft": n_draft or None,
     }
 
 

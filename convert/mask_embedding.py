@@ -23,8 +23,9 @@ def read_mask_embedding(
     stored = read_torch_file(path)
     entry = stored if isinstance(stored, dict) else {"embedding": stored}
     token, row = entry.get("mask_token_id", mask_token_id), entry.get("embedding")
-    if token != mask_token_id:
-        problems.append(f"{FILE_NAME} is for token {token}, the config has {mask_token_id}")
+    if not isinstance(token, int) or token != mask_token_id:
+        found = token if isinstance(token, int) else type(token).__name__
+        problems.append(f"{FILE_NAME} is for token {found}, the config has {mask_token_id}")
     if not isinstance(row, np.ndarray) or row.size != n_embd:
         found = row.shape if isinstance(row, np.ndarray) else type(row).__name__
         problems.append(f"{FILE_NAME}: found {found}, expected a vector of {n_embd} numbers")

@@ -8,14 +8,15 @@ from typing import Any
 
 from .attention import ATTENTION
 from .dialects import PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, Drafter
+from .fields import FLOAT32_MAX, INT32_MAX
 from .keys import MASK_TOKEN_KEY, Key, boolean, booleans, f32, integers, string, u32
 from .target_layers import layer_inputs
 from .verifier import Verifier
 
 CAUSAL_KEY = "dflash.attention.causal"
+WINDOW_KEY = "dflash.attention.sliding_window"
 PATTERN_KEY = "dflash.attention.sliding_window_pattern"
 SECTIONS_KEY = "dflash.rope.dimension_sections"
-TOKENS_KEY = "tokenizer.ggml.tokens"
 
 _FLAGS = frozenset([CAUSAL_KEY, "dflash.sample_from_anchor", "dflash.has_confidence_head"])
 _FLAGS |= {"dflash.rope.scaling.finetuned"}
@@ -51,7 +52,10 @@ def drafter_keys(
     drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
 ) -> list[Key]:
     """Every ``dflash.*`` key of the new file and its mask token; what is open is a problem."""
+    sliding = _sliding_layers(drafter, problems)
     settled = {MASK_TOKEN_KEY, PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, CAUSAL_KEY}
+    if not any(sliding):
+        settled |= {WINDOW_KEY, PATTERN_KEY}  # libllama wants no window without layers
     keys = [
         key
         for name in drafter.keys
@@ -60,7 +64,7 @@ def drafter_keys(
     ]
     return [
         *keys,
-        *_causal(drafter, choices, problems),
+        *_causal(drafter, sliding, choices, problems),
         *_sections(drafter, verifier),
         *_target_layers(drafter, choices, problems),
         *_mask_token(drafter, choices, verifier, problems),
@@ -72,7 +76,8 @@ def _typed(name: str, drafter: Drafter, problems: list[str]) -> Key | None:
     value = drafter.get(name)
     make, good = _maker(name, value)
     if not good:
-        problems.append(f"key {drafter.keys[name]}: found {value!r:.60}, which is no value for it")
+        found = f"{value!r:.60}"
+        problems.append(f"key {drafter.keys[name]}: found {found}, which is no value for it")
         return None
     return make(name, value)
 
@@ -87,15 +92,20 @@ def _maker(name: str, value: Any) -> tuple[Callable[[str, Any], Key], bool]:
         flags = isinstance(value, list) and all(item in (0, 1) for item in value)
         return (lambda key, items: booleans(key, [bool(item) for item in items])), flags
     if name in _LISTS:
-        return integers, isinstance(value, list) and all(type(item) is int for item in value)
+        return integers, isinstance(value, list) and _all_int32(value)
     if name in _NUMBERS:
-        return (lambda key, item: f32(key, float(item))), number
+        return (lambda key, item: f32(key, float(item))), number and abs(value) <= FLOAT32_MAX
     return u32, type(value) is int and 0 <= value < 2**32
 
 
-def _causal(drafter: Drafter, choices: Choices, problems: list[str]) -> Iterable[Key]:
+def _all_int32(values: Iterable[Any]) -> bool:
+    return all(type(value) is int and abs(value) <= INT32_MAX for value in values)
+
+
+def _causal(
+    drafter: Drafter, sliding: list[bool], choices: Choices, problems: list[str]
+) -> Iterable[Key]:
     stated = drafter.get(CAUSAL_KEY)
-    sliding = _sliding_layers(drafter, problems)
     if choices.attention is not None:
         if choices.attention in ATTENTION:
             return [boolean(CAUSAL_KEY, ATTENTION[choices.attention])]
@@ -116,7 +126,7 @@ def _causal(drafter: Drafter, choices: Choices, problems: list[str]) -> Iterable
 
 
 def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
-    if not drafter.get("dflash.attention.sliding_window"):
+    if not drafter.get(WINDOW_KEY):
         return []
     pattern = drafter.get(PATTERN_KEY)
     n_layer = drafter.get("dflash.block_count")
@@ -132,12 +142,9 @@ def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
 def _sections(drafter: Drafter, verifier: Verifier | None) -> list[Key]:
     if SECTIONS_KEY in drafter.keys or verifier is None or not verifier.mrope:
         return []
-    n_embd, n_head = (
-        drafter.get("dflash.embedding_length"),
-        drafter.get("dflash.attention.head_count"),
-    )
-    default = n_embd // n_head if n_head else 0
-    head_dim = drafter.get("dflash.attention.key_length", default)
+    n_embd = drafter.integer("dflash.embedding_length") or 0
+    n_head = drafter.integer("dflash.attention.head_count") or 1
+    head_dim = drafter.integer("dflash.attention.key_length") or n_embd // n_head
     return [integers(SECTIONS_KEY, [head_dim // 2, 0, 0, 0])]
 
 
@@ -153,6 +160,9 @@ def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> l
         layers = chosen
     if layers is None:
         problems.append(_open_layers(drafter))
+        return []
+    if not _all_int32(layers):
+        problems.append(f"target layers {list(layers)!r:.60}: expected numbers of layers")
         return []
     return [integers(TARGET_LAYERS_KEY, list(layers))]
 
@@ -184,7 +194,7 @@ def _mask_token(
         return []
     if stated not in (None, mask):
         problems.append(f"mask token {mask}: the file says {stated}")
-    n_rows = verifier.n_rows if verifier is not None else len(drafter.get(TOKENS_KEY) or [])
+    n_rows = verifier.n_rows if verifier is not None else len(drafter.tokens)
     if n_rows and not 0 <= mask < n_rows:
         problems.append(f"mask token {mask}: expected an id below {n_rows}")
         return []

@@ -18,7 +18,7 @@ from .dialects import Drafter, as_upstream, is_drafter
 from .fields import raise_problems
 from .gguf_tensors import row_pieces, stored_rows, tensor_type
 from .keys import MASK_TOKEN_KEY, Key, string
-from .migrated_keys import SECTIONS_KEY, TOKENS_KEY, Choices, drafter_keys
+from .migrated_keys import SECTIONS_KEY, Choices, drafter_keys
 from .pair_files import verifier_info
 from .safetensors_file import Array
 from .verifier import Verifier, read_verifier
@@ -141,19 +141,21 @@ def _tokenizer(
     drafter: Drafter, keys: list[Key], verifier: Verifier | None, problems: list[str]
 ) -> dict[str, bytes]:
     """The verifier's tokenizer as stored, else the file's own."""
-    ours = drafter.get(TOKENS_KEY)
+    ours = drafter.tokens
     if verifier is None:
         if not ours:
             problems.append("no tokenizer: name the verifier's GGUF with --verifier")
         header = drafter.header
         return {name: header.raw(name) for name in header if _is_tokenizer(name)}
-    if isinstance(ours, list) and ours:
+    if ours:
         masks = [key.value for key in keys if key.name == MASK_TOKEN_KEY]
-        problems += _token_problems(ours, GGUFHeader(verifier.path).get(TOKENS_KEY), masks)
+        problems += _token_problems(ours, verifier_info(verifier).tokens, masks)
     return {name: data for name, data in verifier.tokenizer.items() if name not in _LEFT_OUT}
 
 
-def _token_problems(ours: list[bytes], theirs: list[bytes], masks: list[int]) -> Iterator[str]:
+def _token_problems(
+    ours: Sequence[bytes], theirs: Sequence[bytes], masks: list[int]
+) -> Iterator[str]:
     if len(ours) != len(theirs):
         yield f"vocabulary: the drafter has {len(ours)} tokens, the verifier {len(theirs)}"
         return
@@ -204,7 +206,7 @@ def _changes(drafter: Drafter, keys: list[Key], verifier: Verifier | None) -> li
         changes.append(f"tensors renamed: {len(renamed)}")
     if added:
         changes.append(f"added: {', '.join(added)}")
-    if verifier is not None and not drafter.get(TOKENS_KEY):
+    if verifier is not None and not drafter.tokens:
         changes.append(f"tokenizer of {verifier.path.name}")
     if not changes:
         raise DFlashError(f"{drafter.header.path}: nothing to migrate, it is as upstream has it")

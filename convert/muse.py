@@ -10,7 +10,6 @@ from .drafter import DrafterConfig, SlidingWindow
 from .fields import Fields, raise_problems
 from .names import Expected
 from .source import Source
-from .target_layers import published_ids
 from .tensors import drafter_tensors
 
 DEFAULT_THETA = 500000.0  # of its class in transformers
@@ -23,20 +22,12 @@ def parse_config(source: Source) -> DrafterConfig:
         ModelError: lists every field that is missing, wrong or cannot be expressed in GGUF.
     """
     top = Fields(source.config, [])
-    warnings: list[str] = []
-    config = parse_blocks(
-        source,
-        top,
-        top,
-        target_layer_ids=published_ids(top, top.integer("num_hidden_layers"), warnings),
-        block_size=top.integer("block_size", low=2),
-    )
+    config = parse_blocks(source, top, top, block_size=top.integer("block_size", low=2))
     rope = config.rope
     config = replace(
         config,
         rope=rope if rope.theta is not None else replace(rope, theta=DEFAULT_THETA),
         sliding=_sliding(top, config.n_layer),
-        warnings=tuple(warnings),
     )
     # Its masks look both ways inside a block, in sliding layers too.
     config = with_masks(config, stated(top, Fields({}, [])), ())

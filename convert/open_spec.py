@@ -23,7 +23,8 @@ def parse_config(source: Source) -> DrafterConfig:
     """
     top = Fields(source.config, [])
     section = Fields(top.section(SECTION), top.problems)
-    draft = Fields({**section.values, **section.section("dflash_config")}, top.problems)
+    own = {**section.values, **section.section("dflash_config")}
+    draft = Fields({**source.config, **own}, top.problems)
     if (method := draft.get("method")) not in METHODS:
         top.problems.append(f"`method`: found {method!r}, expected 'dflash'")
     first = draft.integer("target_layer_start_idx", low=0, high=1)

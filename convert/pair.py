@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from . import target_layers
 from .drafter import DrafterConfig
+from .rope import frequency_factors
 from .verifier import Verifier
 
 
@@ -68,9 +69,12 @@ def _head_problems(
 
 
 def _rope_problems(config: DrafterConfig, verifier: Verifier) -> list[str]:
-    if config.rope.llama3 is None or not uses_mrope(config, verifier):
+    rope = config.rope
+    if frequency_factors(rope, config.head_dim) is None or not uses_mrope(config, verifier):
         return []
+    kinds = {"llama3 rope scaling": rope.llama3, "YaRN with settings of its own": rope.yarn}
+    kind = next((kind for kind, found in kinds.items() if found), "proportional rope")
     return [
-        "llama3 rope scaling with a multi-axis (M-RoPE) verifier: libllama's dflash graph ignores "
-        "the scaling there"
+        f"{kind} with a multi-axis (M-RoPE) verifier: libllama's dflash graph ignores the factors "
+        "there"
     ]

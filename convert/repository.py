@@ -43,15 +43,17 @@ def download(repository: str, revision: str | None = None) -> Path:
         snapshot_download,
         repository,
         revision=revision,
+        cache_dir=cache_folder(),
         allow_patterns=NEEDED_FILES,
         ignore_patterns="*/*",
     )
     try:
         folder = Path(fetch())
     except Exception as error:  # those of whichever HTTP library: they share no base
-        folder = _cached(fetch)
-        if folder is None:
+        cached = _cached(fetch)
+        if cached is None:
             raise ModelError(_unavailable(repository, revision, error)) from error
+        folder = cached
     missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
     if missing:
         raise ModelError(

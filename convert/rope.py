@@ -11,6 +11,7 @@ import numpy as np
 
 from .fields import Fields
 from .safetensors_file import Float32Array
+from .yarn import Yarn, parse_yarn
 
 PLAIN_TYPES = ("default", "mrope", "llama3", "proportional")
 DEFAULT_THETA = 10000.0  # llama.cpp's
@@ -38,6 +39,7 @@ class Rope:
         llama3: becomes the tensor ``rope_freqs.weight``.
         n_proportional: pairs that rotate where Gemma leaves the others in place; also becomes that
             tensor.
+        yarn: becomes keys, or that tensor where libllama would ignore some of them.
         mrope: the config carries the sections of a multi-axis embedding.
     """
 
@@ -46,6 +48,7 @@ class Rope:
     scaling: Mapping[str, str | int | float] = field(default_factory=dict)
     llama3: Llama3Scaling | None = None
     n_proportional: int | None = None
+    yarn: Yarn | None = None
     mrope: bool = False
 
 
@@ -62,12 +65,16 @@ def parse_rope(config: Fields, head_dim: int) -> Rope:
     fields = Fields(nested, config.problems)
     kind = str(nested.get("rope_type", nested.get("type", "default"))).lower()
     llama3 = _llama3(fields) if kind == "llama3" else None
-    theta, scaling = fields.optional_number("rope_theta"), _scaling(kind, fields)
+    yarn = parse_yarn(fields) if kind == "yarn" else None
+    theta = fields.optional_number("rope_theta")
+    if yarn is not None and theta is not None and theta <= 1:
+        fields.problems.append(f"`rope_theta`: found {theta}, expected more than 1 with YaRN")
+    scaling = _scaling(kind, fields) if yarn is None else yarn.keys()
     if kind == "proportional":
         n_pairs = (_rotated(fields, head_dim, whole=False) or head_dim) // 2
         return Rope(theta, head_dim, scaling, n_proportional=n_pairs)
     n_rot = _rotated(fields, head_dim, whole=llama3 is not None)
-    return Rope(theta, n_rot, scaling, llama3, mrope="mrope_section" in nested)
+    return Rope(theta, n_rot, scaling, llama3, yarn=yarn, mrope="mrope_section" in nested)
 
 
 def frequency_factors(rope: Rope, head_dim: int) -> Float32Array | None:
@@ -79,7 +86,17 @@ def frequency_factors(rope: Rope, head_dim: int) -> Float32Array | None:
         factors = np.full(head_dim // 2, STANDS_STILL, np.float32)
         factors[: rope.n_proportional] = 1.0
         return factors
+    if rope.yarn is not None and not rope.yarn.usual:
+        return _yarn_factors(rope, rope.yarn, head_dim)
     return None
+
+
+def _yarn_factors(rope: Rope, yarn: Yarn, head_dim: int) -> Float32Array:
+    theta = DEFAULT_THETA if rope.theta is None else rope.theta
+    rotating = yarn.factors(theta, rope.n_rot or head_dim)
+    factors = np.ones(head_dim // 2, np.float32)
+    factors[: len(rotating)] = rotating
+    return factors
 
 
 def llama3_factors(scaling: Llama3Scaling, theta: float, head_dim: int) -> Float32Array:
@@ -136,29 +153,8 @@ def _scaling(kind: str, fields: Fields) -> dict[str, str | int | float]:
         return {}
     if kind == "linear":
         return {"type": "linear", "factor": fields.number("factor")}
-    if kind == "yarn":
-        return _yarn(fields)
     fields.problems.append(
         f"`rope_type`: found {kind!r}, which the dflash graph of llama.cpp cannot compute; "
         "expected default, linear, yarn, llama3 or proportional"
     )
     return {}
-
-
-def _yarn(fields: Fields) -> dict[str, str | int | float]:
-    scaling: dict[str, str | int | float] = {
-        "type": "yarn",
-        "factor": fields.number("factor"),
-        "original_context_length": fields.integer("original_max_position_embeddings"),
-    }
-    attention = "attention_factor" if fields.get("attention_factor") is not None else "attn_factor"
-    optional = {
-        "yarn_ext_factor": "extrapolation_factor",
-        "yarn_attn_factor": attention,
-        "yarn_beta_fast": "beta_fast",
-        "yarn_beta_slow": "beta_slow",
-    }
-    for key, name in optional.items():
-        if (value := fields.optional_number(name)) is not None:
-            scaling[key] = value
-    return scaling

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from dflash_local.errors import ModelError
 
+from .json_file import MAX_BYTES, parse_object
+
 Array = npt.NDArray[np.generic]
 Float32Array = npt.NDArray[np.float32]
 
 _PIECE = 1 << 21  # numbers that are in memory at once
-MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 
 # Bytes an element; only the types of `FLOAT_TYPES` can be read as weights.
 ELEMENT_BYTES = {
@@ -99,13 +100,18 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         ModelError: the file is truncated, damaged or no safetensors file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise ModelError(_not_safetensors(path, start))
-        header = _parse_json(path, file.read(length))
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                raise ModelError(_not_safetensors(path, start))
+            header = parse_object(file.read(min(length, MAX_BYTES + 1)))
+    except ModelError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: damaged safetensors header ({error})") from None
     header.pop("__metadata__", None)
     data_start = 8 + length
     tensors = {name: _tensor(path, name, entry, data_start, size) for name, entry in header.items()}
@@ -120,21 +126,6 @@ def _not_safetensors(path: Path, start: bytes) -> str:
         f"{path} is truncated or no safetensors file: its first 8 bytes, {start.hex() or 'none'}, "
         f"announce a header longer than the file. Download it again"
     )
-
-
-def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return dict(pairs)
-
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged safetensors header ({error})") from None
-    if not isinstance(header, dict):
-        raise ModelError(f"{path}: damaged safetensors header (not a JSON object)")
-    return header
 
 
 def _tensor(path: Path, name: str, entry: Any, data_start: int, size: int) -> StoredTensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Any
 
 from dflash_local.errors import ModelError
 
+from .json_file import read_json
 from .repository import download, is_repository_id, repository_of
 from .safetensors_file import StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
+# Objects in config.json where layouts keep what concerns drafting.
+SECTIONS = ("dflash_config", "speculative_config", "speculators_config", "speculators_metadata")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Source:
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     files: tuple[Path, ...]
+
+    @property
+    def sections(self) -> list[dict[str, Any]]:
+        """config.json, then the objects in it that concern drafting."""
+        found = [self.config, *(self.config.get(name) for name in SECTIONS)]
+        return [section for section in found if isinstance(section, dict)]
 
     @property
     def repository(self) -> str | None:
@@ -68,7 +76,7 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
         ModelError: something is missing, damaged or cannot be had; the message says what to do.
     """
     location = Path(path).expanduser().absolute()
-    if location.exists():
+    if _is_there(location):
         if revision is not None:
             raise ModelError(f"revision {revision!r}: expected a Hugging Face id, {path} is local")
         return _open_local(str(location), location)
@@ -80,6 +88,17 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
     return _open_local(os.fspath(path), download(os.fspath(path), revision))
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    return _is_there(path) and path.is_file()
+
+
 def _open_local(named: str, path: Path) -> Source:
     folder = path if path.is_dir() else path.parent
     weights = _weight_files(path)
@@ -89,17 +108,6 @@ def _open_local(named: str, path: Path) -> Source:
     index = [file for file in (folder / INDEX_NAME,) if file.is_file()]
     files = (config_path, *index, *weights)
     return Source(named, folder, read_json(config_path), _merge(weights), files)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that must hold an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value
 
 
 def _weight_files(location: Path) -> list[Path]:
@@ -116,7 +124,7 @@ def _weight_files(location: Path) -> list[Path]:
         return [location / "model.safetensors"]
     if (location / INDEX_NAME).is_file():
         return _shards(location / INDEX_NAME)
-    found = sorted(location.glob("*.safetensors"))
+    found = sorted(file for file in location.glob("*.safetensors") if _is_file(file))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise ModelError(f"{location} has no model.safetensors (safetensors files found: {names})")
@@ -129,9 +137,10 @@ def _shards(index: Path) -> list[Path]:
         raise ModelError(f"{index} has no `weight_map`: download it again")
     names = sorted({str(name) for name in weight_map.values()})
     # A shard lies beside its index; anything else would be a path out of the checkpoint.
-    bad = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    bad = [name for name in names if Path(name).name != name or not _is_file(index.parent / name)]
     if bad:
-        raise ModelError(f"{index} names files that are not beside it: {', '.join(bad)}")
+        shown = ", ".join(name[:80] for name in bad[:5])
+        raise ModelError(f"{index} names {len(bad)} files that are not beside it: {shown}")
     return [index.parent / name for name in names]
 
 

@@ -11,7 +11,6 @@ from .drafter import DrafterConfig
 from .dspark import markov_head
 from .fields import Fields, raise_problems
 from .source import Source
-from .target_layers import published_ids
 
 LAYER_CONFIG = "transformer_layer_config"
 KINDS = ("dflash", "dflash2", "dspark")
@@ -28,13 +27,7 @@ def parse_config(source: Source) -> DrafterConfig:
     own = {name: value for name, value in source.config.items() if value is not None}
     block, draft = Fields({**own, **layer}, top.problems), Fields({**layer, **own}, top.problems)
     _check_kind(top)
-    config = parse_drafter(
-        source,
-        block,
-        draft,
-        target_layer_ids=published_ids(draft, block.integer("num_hidden_layers"), []),
-        block_size=draft.integer("block_size", low=2),
-    )
+    config = parse_drafter(source, block, draft, block_size=draft.integer("block_size", low=2))
     raise_problems(source.folder / "config.json", top.problems)
     return config
 
@@ -44,12 +37,12 @@ def parse_drafter(
     block: Fields,
     draft: Fields,
     *,
-    target_layer_ids: tuple[int, ...],
     block_size: int,
+    target_layer_ids: tuple[int, ...] | None = None,
 ) -> DrafterConfig:
     """What speculators and the Open Spec Config mean by the same fields; see `parse_blocks`."""
     config = parse_blocks(
-        source, block, draft, target_layer_ids=target_layer_ids, block_size=block_size
+        source, block, draft, block_size=block_size, target_layer_ids=target_layer_ids
     )
     found = selector(draft, config.n_embd, reduced=config.n_vocab_draft is not None)
     config = replace(

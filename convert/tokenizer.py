@@ -52,6 +52,11 @@ class Tokenizer:
             llama_cpp.llama_model_free(self._model)
             self._model = None
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be written out."""
+        return self._chat is not None
+
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer, ascending."""
         is_end = llama_cpp.llama_vocab_is_eog
@@ -73,10 +78,9 @@ class Tokenizer:
     def answers(self, messages: Sequence[Message], tools: Any = None) -> list[str]:
         """What the assistant wrote in a conversation, as its template spells it, end marks too.
 
-        The whole conversation where nobody has answered in it.
+        The whole conversation where nobody has answered in it. A template may raise anything.
         """
-        if self._chat is None:  # a model without a chat template
-            return [str(message.get("content") or "") for message in messages]
+        assert self.has_chat_template
         turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         texts = []
         for turn in turns:

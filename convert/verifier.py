@@ -33,6 +33,7 @@ class Verifier:
     architecture: str
     name: str | None
     organization: str | None
+    size_label: str | None
     n_embd: int
     n_layer: int
     n_vocab: int
@@ -68,10 +69,11 @@ def read_verifier(path: str | os.PathLike[str]) -> Verifier:
         architecture=architecture,
         name=_text(header, "general.name"),
         organization=_text(header, "general.organization"),
+        size_label=_text(header, "general.size_label"),
         n_embd=_integer(header, f"{architecture}.embedding_length"),
         n_layer=n_layer,
         n_vocab=n_vocab,
-        n_rows=embedding.shape[-1] if embedding else n_vocab,
+        n_rows=embedding.shape[-1] if embedding and embedding.shape else n_vocab,
         has_head="output.weight" in tensors if embedding else None,
         mrope=f"{architecture}.rope.dimension_sections" in header,
         tokenizer={key: header.raw(key) for key in header if key.startswith("tokenizer.")},
@@ -88,7 +90,9 @@ def _parts(path: Path) -> list[Path]:
     split = SPLIT_NAME.fullmatch(path.name)
     if split is None:
         return [path]
-    stem, _, count = split.groups()
+    stem, number, count = split.groups()
+    if not 1 <= int(number) <= int(count):
+        raise ModelError(f"{path}: part {number} of {count} does not exist; expected one of them")
     paths = [path.with_name(f"{stem}-{i:05d}-of-{count}.gguf") for i in range(1, int(count) + 1)]
     return [paths[0], *(part for part in paths[1:] if part.is_file())]
 
@@ -98,7 +102,8 @@ def _check_kind(header: GGUFHeader, architecture: str) -> None:
         raise ModelError(
             f"{header.path} is itself a drafter ({architecture}); expected its verifier"
         )
-    if "tokenizer.ggml.tokens" not in header:
+    tokens = header.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], bytes):
         raise ModelError(
             f"{header.path} (architecture {architecture!r}) has no tokenizer; expected the GGUF "
             "of a language model, of a split one its first part"
@@ -112,6 +117,6 @@ def _text(header: GGUFHeader, key: str) -> str | None:
 
 def _integer(header: GGUFHeader, key: str, default: int | None = None) -> int:
     value = header.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
         raise ModelError(f"{header.path} has no number `{key}`; expected a complete verifier GGUF")
     return value

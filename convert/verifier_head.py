@@ -12,7 +12,7 @@ from dflash_local.gguf_header import GGUFHeader
 from .encode import OutType, stored_bytes, stored_type
 from .gguf_tensors import dequantized, row_pieces, stored_rows
 from .safetensors_file import Array
-from .verifier import Verifier
+from .verifier import SPLIT_NAME, Verifier
 from .writer import OutputTensor
 
 NAME = "output.weight"
@@ -40,6 +40,13 @@ def verifier_head(verifier: Verifier, wanted: OutType) -> OutputTensor:
 
 
 def _place(verifier: Verifier) -> tuple[GGUFHeader, str]:
+    split = SPLIT_NAME.fullmatch(verifier.path.name)
+    if split is not None and len(verifier.files) < int(split[3]):
+        # One that is missing may hold the head, and the embedding would be taken for it.
+        raise ModelError(
+            f"{verifier.path}: found {len(verifier.files)} of its {int(split[3])} parts; the "
+            "verifier's head is needed, so all must lie beside each other"
+        )
     places = {name: header for header in map(GGUFHeader, verifier.files) for name in header.tensors}
     if _SCALE in places:
         raise ModelError(
@@ -49,10 +56,7 @@ def _place(verifier: Verifier) -> tuple[GGUFHeader, str]:
     for name in (NAME, "token_embd.weight"):
         if name in places:
             return places[name], name
-    raise ModelError(
-        f"{verifier.path} has neither output.weight nor token_embd.weight; of a split file all "
-        "parts must lie beside each other"
-    )
+    raise ModelError(f"{verifier.path} has neither output.weight nor token_embd.weight")
 
 
 def _values(rows: Array, kind: GGMLQuantizationType) -> Iterator[Array]:

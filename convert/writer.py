@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
+from dflash_local.drafter_file import drafter_problems
+from dflash_local.gguf_header import GGUFHeader
+
 from .encode import encode, stored_bytes
+from .fields import raise_problems
 from .keys import ARCHITECTURE, Key
 from .safetensors_file import Array
 
@@ -52,7 +56,8 @@ def write_gguf(
         progress: called with the encoded bytes done and in all.
 
     Raises:
-        ModelError: a tensor cannot be encoded. Whatever is raised, nothing partial stays behind.
+        ModelError: a tensor cannot be encoded, or libllama could not run the file. Whatever is
+            raised, nothing partial stays behind.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     writer = _Writer(None, ARCHITECTURE)
@@ -63,6 +68,7 @@ def write_gguf(
         writer.write_ti_data_to_file()
         _write_tensors(writer, tensors, progress)
         writer.close()
+        raise_problems(f"{path}, not written", drafter_problems(GGUFHeader(part)))
         part.replace(path)
     except BaseException:  # Ctrl-C too
         writer.close()

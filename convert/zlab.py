@@ -14,7 +14,6 @@ from .drafter import DrafterConfig
 from .dspark import DEFAULT_BLOCK_SIZE, markov_head
 from .fields import Fields, raise_problems
 from .source import Source
-from .target_layers import published_ids
 
 
 def parse_config(source: Source) -> DrafterConfig:
@@ -26,21 +25,14 @@ def parse_config(source: Source) -> DrafterConfig:
     top = Fields(source.config, [])
     nested = Fields(top.section("dflash_config"), top.problems)
     draft = Fields({**source.config, **nested.values}, top.problems)
-    warnings: list[str] = []
-    config = parse_blocks(
-        source,
-        top,
-        draft,
-        target_layer_ids=published_ids(draft, top.integer("num_hidden_layers"), warnings),
-        block_size=draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2),
-    )
+    block_size = draft.integer("block_size", DEFAULT_BLOCK_SIZE, low=2)
+    config = parse_blocks(source, top, draft, block_size=block_size)
     found = selector(draft, config.n_embd, reduced=config.n_vocab_draft is not None)
     config = replace(
         config,
         selector=found,
         markov=None if found else markov_head(source, draft, from_anchor=None),
         value_scale=nested.optional_number("attention_value_scale"),
-        warnings=tuple(warnings),
     )
     # z-lab's model, vLLM and SGLang: sliding layers are causal unless the config says otherwise.
     windowed = bool(top.flag("use_sliding_window"))

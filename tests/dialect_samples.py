@@ -109,3 +109,6 @@ def values(path: Path) -> dict[str, Any]:
     """Keys and their values."""
     header = GGUFHeader(path)
     return {key: header.get(key) for key in header}
+
+
+Dialect = Callable[..., Path]

@@ -46,7 +46,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 256,
 }
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "beta_fast": 24.0}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
 SCALES = {"output_multiplier": 0.5, "final_logit_softcapping": 30.0, "input_embedding_scale": 8.0}
 
 # ---- weights -------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def vocabulary(n_draft: int = N_VOCAB) -> Shapes:
 
 def reduction() -> dict[str, Array]:
     """The tables of a reduced vocabulary: target id = i + d2t[i]."""
-    ids = np.sort((np.arange(N_DRAFT_VOCAB) * 37) % N_VOCAB)
+    ids = np.sort((np.arange(N_DRAFT_VOCAB, dtype=np.int64) * 37) % N_VOCAB)
     t2d = np.zeros(N_VOCAB, np.bool_)
     t2d[ids] = True
     return {"d2t": ids - np.arange(N_DRAFT_VOCAB), "t2d": t2d}
@@ -143,7 +143,7 @@ def speculators(
     kind: str = "dflash", layer: Config | None = None, n_draft: int = N_DRAFT_VOCAB, **changes: Any
 ) -> Config:
     """Layouts B', C and E: a Qwen3 config within; layer ids count the embeddings as 0."""
-    return {
+    config = {
         "architectures": ["DFlashDraftModel"],
         "speculators_model_type": kind,
         "speculators_version": "0.7.0",
@@ -163,9 +163,17 @@ def speculators(
         },
         **changes,
     }
+    removed = [name for name, value in changes.items() if value is None]
+    return {name: value for name, value in config.items() if name not in removed}
 
 
-def open_spec(start: int, *, n_draft: int = N_DRAFT_VOCAB, **changes: Any) -> Config:
+def open_spec(
+    start: int,
+    *,
+    n_draft: int = N_DRAFT_VOCAB,
+    sample_from_anchor: bool = False,
+    **changes: Any,
+) -> Config:
     """Layout D: layer ids count from `start` at the embeddings."""
     return {
         "architectures": ["DflashDraftModel"],
@@ -178,7 +186,7 @@ def open_spec(start: int, *, n_draft: int = N_DRAFT_VOCAB, **changes: Any) -> Co
             "target_layer_ids": [i + start for i in IDS],
             "target_layer_start_idx": start,
             "draft_vocab_size": n_draft,
-            "sample_from_anchor": False,
+            "sample_from_anchor": sample_from_anchor,
             "mask_token_id": MASK,
             "sliding_window_non_causal": False,
         },

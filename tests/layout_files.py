@@ -6,6 +6,7 @@ Weights follow from a tensor's name alone, by a bit generator whose stream numpy
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zipfile
@@ -23,6 +24,7 @@ Shape = tuple[int, ...]
 
 N_EMBD, N_VOCAB, N_VERIFIER_LAYERS = 64, 96, 10
 DTYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "BOOL": "|b1"}
+STORAGES = {"F32": b"ctorch\nFloatStorage\n", "BF16": b"ctorch\nBFloat16Storage\n"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Checkpoint:
         tables: tensors with values of their own.
         dtype: how the weights are stored.
         n_files: 1, or safetensors in so many parts with an index.
-        mask_embedding: there is a mask_embedding.pt, for this token.
+        mask_embedding: there is a mask_embedding.pt, with this token and vector.
     """
 
     config: Mapping[str, Any]
@@ -55,7 +57,7 @@ class Checkpoint:
     tables: Mapping[str, Array] = field(default_factory=dict)
     dtype: str = "BF16"
     n_files: int = 1
-    mask_embedding: int | None = None
+    mask_embedding: tuple[int, Array] | None = None
     target: Target = Target()
 
     def tensors(self) -> dict[str, tuple[str, Array]]:
@@ -96,8 +98,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     (folder / "config.json").write_text(json.dumps(checkpoint.config, indent=1))
     write_safetensors(folder, checkpoint.tensors(), checkpoint.n_files)
     if checkpoint.mask_embedding is not None:
-        vector = rounded(values("mask_embedding", (N_EMBD,)), "BF16")
-        write_mask_embedding(folder / "mask_embedding.pt", checkpoint.mask_embedding, vector)
+        data = torch_bytes(*checkpoint.mask_embedding, checkpoint.dtype)
+        (folder / "mask_embedding.pt").write_bytes(data)
     return folder
 
 
@@ -140,8 +142,8 @@ def _stored(array: Array, dtype: str) -> bytes:
     return array.astype(DTYPES[dtype]).tobytes()
 
 
-def write_mask_embedding(path: Path, token: int, vector: npt.NDArray[np.float32]) -> None:
-    """`torch.save({"mask_token_id": token, "embedding": vector}, path)` in BF16, without torch."""
+def torch_bytes(token: int, vector: Array, dtype: str) -> bytes:
+    """What `torch.save` makes of {"mask_token_id": token, "embedding": vector}, without torch."""
 
     def text(string: str) -> bytes:
         return b"X" + struct.pack("<I", len(string)) + string.encode()
@@ -149,7 +151,7 @@ def write_mask_embedding(path: Path, token: int, vector: npt.NDArray[np.float32]
     def integer(number: int) -> bytes:
         return b"J" + struct.pack("<i", number)
 
-    storage = b"(" + text("storage") + b"ctorch\nBFloat16Storage\n"
+    storage = b"(" + text("storage") + STORAGES[dtype]
     storage += text("0") + text("cpu") + integer(len(vector)) + b"tQ"
     shape, strides = b"(" + integer(len(vector)) + b"t", b"(" + integer(1) + b"t"
     hooks = b"ccollections\nOrderedDict\n)R"
@@ -159,12 +161,14 @@ def write_mask_embedding(path: Path, token: int, vector: npt.NDArray[np.float32]
     members = {
         "data.pkl": b"\x80\x02}(" + items + b"u.",
         "byteorder": b"little",
-        "data/0": _stored(vector, "BF16"),
+        "data/0": _stored(vector, dtype),
         "version": b"3\n",
     }
-    with zipfile.ZipFile(path, "w") as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         for name, data in members.items():
             archive.writestr(f"mask_embedding/{name}", data)
+    return file.getvalue()
 
 
 # ---- the verifier --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from layout_configs import (
     MIMO,
     MUSE,
     N_DRAFT_VOCAB,
+    N_LAYER,
     ROPE_PARAMETERS,
     SCALES,
     SLIDING,
@@ -39,7 +40,9 @@ from layout_configs import (
     vocabulary,
     zlab,
 )
-from layout_files import N_VOCAB, Checkpoint, Target
+from layout_files import N_EMBD, N_VOCAB, Checkpoint, Target, rounded, values
+
+MASK_VECTOR = rounded(values("mask_embedding", (N_EMBD,)), "BF16")
 
 
 def _a(dflash: dict[str, Any] | None = None, **changes: Any) -> Checkpoint:
@@ -86,6 +89,7 @@ LAYOUT_A = {
     "a-llama3": _a(rope_scaling=LLAMA3),
     "a-linear": _a(rope_scaling={"type": "linear", "factor": 2.0}),
     "a-yarn": _a(rope_scaling=YARN),
+    "a-yarn-ramp": _a(rope_scaling={**YARN, "beta_fast": 24.0}),
     "a-partial-rope": _a(partial_rotary_factor=0.5),
     "a-sliding": _a(**{**SLIDING_LAYERS, "layer_types": [SLIDING, FULL]}, is_causal=False),
     "a-sliding-causal": _a(**SLIDING_LAYERS, is_causal=True),
@@ -100,6 +104,16 @@ LAYOUT_A = {
     "a-f16": Checkpoint(zlab(), backbone(), dtype="F16"),
     "a-sharded": Checkpoint(zlab(), backbone(), n_files=3),
     "a-prefix": Checkpoint(zlab(), {f"model.{k}": shape for k, shape in backbone().items()}),
+    "a-sliding-unsaid": _a(**SLIDING_LAYERS),
+    "a-window-of-no-layer": _a(**{**SLIDING_LAYERS, "layer_types": [FULL] * N_LAYER}),
+    "a-no-softcap": _a(final_logit_softcapping=0.0),
+    "a-default-block-size": _a(block_size=None),
+    "a-sparse": _a(rope_theta=None, head_dim=None, hidden_act=None, attention_bias=None),
+    "a-mrope-in-both": Checkpoint(
+        zlab(rope_scaling={"rope_type": "default", "mrope_section": [4, 2, 2]}),
+        backbone(),
+        target=Target(mrope=(4, 2, 2)),
+    ),
     "a-top-mask": Checkpoint(
         zlab(mask_token_id=MASK, target_layer_ids=IDS, dflash_config=None), backbone()
     ),
@@ -125,16 +139,22 @@ SPECULATORS = {
     "c-full-null": _full({**speculators(), "draft_vocab_size": None}),
     "c-speculator": _reduced(speculators(architectures=["DFlashSpeculator"])),
     "c-sliding": _full(speculators(layer=SLIDING_LAYERS, n_draft=N_VOCAB)),
+    "c-sliding-bidirectional": _full(
+        speculators(layer=SLIDING_LAYERS, n_draft=N_VOCAB, sliding_window_non_causal=True)
+    ),
     "c-anchor": _reduced(speculators(block_size=7, sample_from_anchor=True)),
     "d-start1": _reduced(open_spec(1)),
     "d-start0": _reduced(open_spec(0)),
     "d-full": _full(open_spec(1, n_draft=N_VOCAB)),
+    "d-anchor": _reduced(open_spec(1, sample_from_anchor=True)),
+    "d-sliding": _full(open_spec(1, n_draft=N_VOCAB, **SLIDING_LAYERS)),
     "dprime-older": _reduced(open_spec_older()),
     "e-dspark": _e(),
     "e-speculator": _e(architectures=["DSparkSpeculator"]),
     "e-full": _e(N_VOCAB),
     "e-sliding": _e(layer=SLIDING_LAYERS),
     "e-anchor": _e(sample_from_anchor=True),
+    "e-anchor-unsaid": _e(sample_from_anchor=None),
 }
 
 DEEPSPEC = {
@@ -145,12 +165,13 @@ DEEPSPEC = {
         {"embed_tokens.weight": vocabulary()["embed_tokens.weight"]},
         markov(confidence=""),
     ),
+    "f-embeddings": _deepspec(deepspec(target_layer_ids=[-1, 4, 8]), backbone(), markov()),
     "f-dflash": _deepspec(deepspec(rank=0), backbone(), vocabulary()),
     "f-gemma4": _deepspec(
         GEMMA4, backbone(gemma4_layer()), vocabulary(), markov(confidence="confidence_proj")
     ),
     "f-gemma4-default-rope": _deepspec(
-        {**GEMMA4, "rope_parameters": {FULL: {"rope_type": "default", "rope_theta": 1e6}}},
+        {**GEMMA4, "rope_parameters": {FULL: {**ROPE_PARAMETERS, "partial_rotary_factor": 0.5}}},
         backbone(gemma4_layer()),
         vocabulary(),
         markov(),
@@ -167,7 +188,15 @@ DEEPSPEC = {
     ),
     "h-muse": Checkpoint(MUSE, muse_shapes()),
     "j-mimo": Checkpoint(
-        zlab(MIMO), backbone(mimo_layer()), mask_embedding=MASK, target=Target(weights=True)
+        zlab(MIMO),
+        backbone(mimo_layer()),
+        mask_embedding=(MASK, MASK_VECTOR),
+        target=Target(weights=True),
+    ),
+    "j-mimo-own-embedding": Checkpoint(
+        zlab(MIMO),
+        {**backbone(mimo_layer()), **vocabulary()},
+        mask_embedding=(MASK, MASK_VECTOR),
     ),
 }
 
@@ -189,6 +218,7 @@ TWINS = {
         {**backbone(), **vocabulary(N_DRAFT_VOCAB)},
         {**reduction(), **_zero_markov(N_DRAFT_VOCAB)},
     ),
+    "twin-sliding-bidirectional": _own(**SLIDING_LAYERS),
     "twin-deepspec": Checkpoint(deepspec(rank=1), {**backbone(), **vocabulary()}, _zero_markov()),
 }
 
@@ -203,6 +233,9 @@ GOLDEN = {
     "c-speculator": "twin-reduced",
     "c-sliding": "a-own-vocabulary-sliding",
     "c-anchor": "twin-reduced-anchor",
+    "c-sliding-bidirectional": "twin-sliding-bidirectional",
+    "d-anchor": "twin-reduced-anchor",
+    "d-sliding": "a-own-vocabulary-sliding",
     "d-start1": "twin-reduced",
     "d-start0": "twin-reduced",
     "d-full": "a-own-vocabulary",

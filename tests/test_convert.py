@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from dflash_local.convert import convert
+from dflash_local.convert.encode import OUT_TYPES
 from dflash_local.convert.fields import FLOAT32_MAX
 
 from dflash_local.errors import DFlashError, ModelError
@@ -238,10 +239,10 @@ def test_model_card_gives_licence_and_base_model(pair: tuple[Path, Path], tmp_pa
 def test_unreadable_model_card_is_no_obstacle(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (pair[0] / "README.md").write_text("---\nlicense: [unclosed\n---\n")
     keys, _ = samples.read(convert(*pair, tmp_path / "d.gguf").output)
-    assert keys["general.name"] == "drafter"
+    assert keys["general.name"] == "Drafter"
 
 
-@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("outtype", OUT_TYPES)
 def test_libllama_loads_the_result(
     pair: tuple[Path, Path], tmp_path: Path, outtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

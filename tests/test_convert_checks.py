@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -174,20 +175,46 @@ def test_causal_is_written_only_where_the_config_says_so(
     assert keys_of(tmp_path, samples.config(nested)).get("attention.causal") is expected
 
 
-def test_sliding_layers_are_written_and_their_mask_is_mentioned(tmp_path: Path) -> None:
-    types = ["sliding_attention", "full_attention"]
-    mixed = samples.config(use_sliding_window=True, sliding_window=64, layer_types=types)
-    report = run(tmp_path, mixed)
-    keys, _ = samples.read(report.output)
-    assert keys["dflash.attention.sliding_window"] == 64
-    assert keys["dflash.attention.sliding_window_pattern"] == [True, False]
-    assert "is_causal" in report.warnings[0]
-    unused = keys_of(tmp_path, samples.config(use_sliding_window=False, sliding_window=64))
-    assert "attention.sliding_window" not in unused
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+def test_sliding_layers_are_written(tmp_path: Path) -> None:
+    mixed = samples.config(
+        use_sliding_window=True, sliding_window=64, layer_types=[SLIDING, FULL], is_causal=False
+    )
+    keys = keys_of(tmp_path, mixed)
+    assert keys["attention.sliding_window"] == 64
+    assert keys["attention.sliding_window_pattern"] == [True, False]
     everywhere = keys_of(tmp_path, samples.config({"use_swa": True, "swa_window_size": 32}))
     assert everywhere["attention.sliding_window_pattern"] == [True, True]
-    later = samples.config(use_sliding_window=True, sliding_window=64, max_window_layers=1)
+    later = samples.config(
+        use_sliding_window=True, sliding_window=64, max_window_layers=1, is_causal=True
+    )
     assert keys_of(tmp_path, later)["attention.sliding_window_pattern"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_sliding_window": False, "sliding_window": 64},
+        {"use_sliding_window": True, "sliding_window": 64, "layer_types": [FULL, FULL]},
+    ],
+)
+def test_a_window_that_no_layer_has_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
+    keys = keys_of(tmp_path, samples.config(**changes))
+    assert not [name for name in keys if "sliding" in name]
+
+
+def test_sliding_layers_are_causal_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 64}
+    keys = keys_of(tmp_path, samples.config(**window, layer_types=[SLIDING, SLIDING]))
+    assert keys["attention.causal"] is True
+    mixed = samples.config(**window, layer_types=[FULL, SLIDING])
+    with pytest.raises(ModelError, match=r"causal in layers 1 and bidirectional in layers 0, but"):
+        run(tmp_path, mixed)
+    # Bidirectional like full layers where only `use_swa` makes them slide.
+    swa = samples.config({"use_swa": True, "swa_window_size": 32}, layer_types=[FULL, FULL])
+    assert "attention.causal" not in keys_of(tmp_path, swa)
 
 
 def test_llama3_scaling_becomes_rope_freqs(tmp_path: Path) -> None:
@@ -228,17 +255,53 @@ def test_linear_and_yarn_scaling_become_keys(tmp_path: Path) -> None:
         "rope_type": "yarn",
         "factor": 4,
         "original_max_position_embeddings": 512,
-        "beta_fast": 16,
-        "attention_factor": 1.25,
+        "beta_fast": 32,
     }
     yarn = keys_of(tmp_path, samples.config(rope_scaling=scaling))
     assert {k: v for k, v in yarn.items() if k.startswith("rope.scaling.")} == {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": 4.0,
         "rope.scaling.original_context_length": 512,
-        "rope.scaling.yarn_beta_fast": 16.0,
-        "rope.scaling.yarn_attn_factor": 1.25,
+        "rope.scaling.yarn_beta_fast": 32.0,
     }
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"beta_fast": 16},
+        {"beta_slow": 4},
+        {"truncate": False},
+        {"mscale": 1.0, "mscale_all_dim": 0.5},
+        {"attention_factor": 1.25},
+    ],
+)
+def test_yarn_that_libllama_reads_no_keys_of_becomes_factors(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    """It reads them for grok and mistral3; for a drafter it computes with its defaults."""
+    usual = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}
+    config = samples.config(rope_scaling={**usual, **setting})
+    keys = keys_of(tmp_path, config)
+    (name,) = (key for key in keys if key.startswith("rope.scaling."))
+    scale = 0.1 * math.log(4) + 1
+    expected = {"mscale": scale / (0.05 * math.log(4) + 1), "attention_factor": 1.25}
+    assert name == "rope.scaling.attn_factor"
+    assert keys[name] == pytest.approx(expected.get(next(iter(setting)), scale))
+    _, tensors = samples.read(run(tmp_path, config).output)
+    factors = tensors["rope_freqs.weight"].data
+    assert factors.shape == (8,)
+    assert (factors[0], factors[-1]) == (1.0, 4.0)
+    assert np.all(np.diff(factors) >= 0)
+
+
+@pytest.mark.parametrize("setting", [{"beta_fast": 1e-300}, {"extrapolation_factor": 2.0}])
+def test_yarn_out_of_bounds_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    usual = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 512}
+    with pytest.raises(ModelError, match=next(iter(setting))):
+        run(tmp_path, samples.config(rope_scaling={**usual, **setting}))
+    with pytest.raises(ModelError, match="expected more than 1 with YaRN"):
+        run(tmp_path, samples.config(rope_theta=1.0, rope_scaling=usual))
 
 
 def test_a_part_of_the_head_may_rotate(tmp_path: Path) -> None:
@@ -313,26 +376,6 @@ def test_an_untied_embedding_never_becomes_the_head(tmp_path: Path) -> None:
             del settings["tie_word_embeddings"]  # then the verifier's own head tells
         with pytest.raises(ModelError, match=r"embed_tokens.weight without lm_head.weight"):
             run(tmp_path, settings, weights, head=True)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"architectures": ["DFlash2DraftModel"]}, "DFlash2DraftModel"),
-        ({"architectures": ["Qwen3ForCausalLM"]}, "Qwen3ForCausalLM"),
-        ({"architectures": None}, "no `architectures`"),
-        ({"speculators_model_type": "dflash"}, "speculators"),
-        ({"projector_type": "domino"}, "Domino"),
-        ({"dflash_config": {"selector_rank": 4}}, "DFlash2"),
-    ],
-)
-def test_other_layouts_are_refused_by_name(
-    tmp_path: Path, changes: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(ModelError) as caught:
-        run(tmp_path, samples.config(**changes))
-    assert named in str(caught.value)
-    assert "expected DFlashDraftModel or Qwen3DFlashDraftModel" in str(caught.value)
 
 
 def test_nemo_automodels_name_is_the_same_layout(tmp_path: Path) -> None:

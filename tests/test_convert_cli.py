@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import convert_samples as samples
@@ -16,8 +17,7 @@ from dflash_local.convert import cli
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty Hugging Face cache."""
-    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
@@ -62,10 +62,12 @@ def test_default_is_bf16_beside_the_weights(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = samples.config(layer_types=["sliding_attention"] * 2)
-    source = samples.checkpoint(tmp_path / "drafter", settings)
-    assert cli.main([str(source), "--verifier", str(samples.verifier(tmp_path / "v.gguf"))]) == 0
-    assert "warning: sliding layers" in capsys.readouterr().err
+    source = samples.checkpoint(tmp_path / "drafter")
+    verifier = samples.verifier(tmp_path / "v.gguf")
+    assert cli.main([str(source), "--verifier", str(verifier), "--attention", "causal"]) == 0
+    assert "dflash-convert: warning: written as causal" in capsys.readouterr().err
+    keys, _ = samples.read(source / "drafter-bf16.gguf")
+    assert keys["dflash.attention.causal"] is True
 
 
 def test_bare_command_takes_the_one_fitting_gguf_beside_the_weights(tmp_path: Path) -> None:
@@ -197,6 +199,54 @@ def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFix
         cli.main(arguments)
     assert caught.value.code == 2
     assert "usage: dflash-convert" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_called_like_a_verb_is_reached_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    samples.checkpoint(Path("show"))
+    assert cli.main(["./show", "--verifier", str(samples.verifier(tmp_path / "v.gguf"))]) == 0
+    assert Path("show/show-bf16.gguf").is_file()
+    with pytest.raises(SystemExit):
+        cli.main(["show"])
+    assert "usage: dflash-convert show" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_its_own_help_and_is_named_by_the_main_one(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for arguments in ([verb, "--help"], ["--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0].startswith(f"usage: dflash-convert {verb} ")
+    assert f"\n  {verb} " in texts[1]
+
+
+def test_the_main_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"dflash-convert {metadata.version('dflash-local')}\n"
+
+
+def test_a_smaller_vocabulary_is_written_and_its_coverage_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = samples.checkpoint(tmp_path / "drafter")
+    verifier = samples.verifier(tmp_path / "v.gguf", head=True)
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps({str(token): 100 - token for token in range(100)}))
+    arguments = [str(source), "--verifier", str(verifier), "--draft-vocab", "40"]
+    assert cli.main(arguments) == 1
+    assert "--corpus" in capsys.readouterr().err
+    assert cli.main([*arguments, "--frequencies", str(counts)]) == 0
+    assert "the draft vocabulary covers" in capsys.readouterr().out
+    _, tensors = samples.read(source / "drafter-bf16.gguf")
+    assert list(tensors["d2t"].shape) == [40]
 
 
 def test_the_program_runs_as_a_process(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def header(**entries: Any) -> bytes:
         (samples.with_header(b"{nonsense", b""), "damaged safetensors header"),
         (samples.with_header(b"\xff\xfe{}", b""), "damaged safetensors header"),
         (samples.with_header(b"[" * 100_000, b""), "damaged safetensors header"),
-        (samples.with_header(b"[]", b""), "not a JSON object"),
+        (samples.with_header(b"[]", b""), "a JSON object"),
         (samples.with_header(b'{"a": 1, "a": 2}', b""), "occurs twice"),
         (header(a=7), "damaged entry"),
         (header(a={**ENTRY, "dtype": "F4"}), "damaged entry"),
@@ -63,6 +63,18 @@ def test_a_truncated_checkpoint_is_refused_at_any_length(tmp_path: Path) -> None
         path.write_bytes(whole[:length])
         with pytest.raises(ModelError):
             read_header(path)
+
+
+def test_a_checkpoint_that_shrinks_meanwhile_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    source = samples.checkpoint(tmp_path / "d")
+    target = samples.verifier(tmp_path / "v.gguf")
+
+    def cut(*_: int) -> None:
+        (source / "model.safetensors").write_bytes(b"")
+
+    with pytest.raises(ModelError, match="the file ends within tensor"):
+        convert(source, target, tmp_path / "out.gguf", progress=cut)
+    assert samples.names(tmp_path) == ["d", "v.gguf"]
 
 
 @pytest.mark.parametrize("dtype", ["F16", "F64"])

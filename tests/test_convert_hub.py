@@ -56,14 +56,16 @@ def test_without_a_connection_the_cache_serves(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     assert n_ctx(ID) == 4096
     assert n_ctx(ID, OLD) == 1024
-    with pytest.raises(ModelError, match="hf download other/Model"):
-        open_source("other/Model")
 
 
 def test_what_is_not_in_the_cache_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         open_source("other/Model")
-    for words in ("other/Model is no folder here", str(tmp_path / "hub"), "HF_HUB_OFFLINE"):
+    for words in (
+        "other/Model is no folder here",
+        str(tmp_path / "hub"),
+        "hf download other/Model",
+    ):
         assert words in str(caught.value)
     with pytest.raises(ModelError, match=r"Tiny-4B-DFlash at revision 'v9' is no folder here"):
         open_source(ID, "v9")

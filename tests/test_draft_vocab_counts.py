@@ -12,9 +12,11 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import MODELS
+from dflash_local.convert import cli
 from dflash_local.convert.corpus import count_tokens
 from dflash_local.convert.frequencies import read_frequencies, write_frequencies
 from dflash_local.convert.tokenizer import Tokenizer
+from dflash_local.convert.verbs import count
 
 from dflash_local.errors import BackendError, DFlashError
 
@@ -102,6 +104,21 @@ def test_of_a_prompt_without_an_answer_all_is_counted(
     assert count_tokens(path, tokenizer).tolist() == bins(tokens)
 
 
+def test_conversations_need_a_chat_template(tmp_path: Path) -> None:
+    model = (MODELS / "verifier-f32.gguf").read_bytes()
+    key = b"tokenizer.chat_template"
+    assert model.count(key) == 1
+    (tmp_path / "v.gguf").write_bytes(model.replace(key, key[:-1] + b"_"))
+    path = corpus(tmp_path, {"messages": [{"role": "user", "content": "Who is anna?"}]})
+    with Tokenizer(tmp_path / "v.gguf") as without:
+        assert "line 1: the verifier has no chat template" in refused(path, without)
+
+
+def test_what_a_chat_template_refuses_is_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = corpus(tmp_path, {"messages": [{"role": "user", "content": 7}]})
+    assert "line 1: the verifier's chat template refuses the messages" in refused(path, tokenizer)
+
+
 def test_texts_prompts_and_token_ids_are_counted(
     tmp_path: Path, tokenizer: Tokenizer, llm: llama_cpp.Llama
 ) -> None:
@@ -185,6 +202,40 @@ def test_files_that_are_no_corpus_are_refused(
 
 def test_a_corpus_that_is_not_there_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert "cannot be read" in refused(tmp_path / "none.txt", tokenizer)
+
+
+# ---- the verb ------------------------------------------------------------------------------
+
+
+def test_the_verb_writes_counts_and_tells_what_sizes_cover(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(count, "SMALLEST", 2)
+    path = corpus(tmp_path, {"tokens": [7, 7, 7, 8, 8, 9, 10, 11, 12, 13]})
+    out = tmp_path / "counts"
+    verifier = str(MODELS / "verifier-f32.gguf")
+    assert cli.main(["count", str(path), "--verifier", verifier, "-o", str(out)]) == 0
+    assert np.array_equal(read_frequencies(out, N_VOCAB), count_tokens(path, tokenizer))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}: 10 tokens, 7 different ones"
+    assert [line.split() for line in lines[2:]] == [
+        [str(2**i), share]
+        for i, share in enumerate(("50.00%", "70.00%", *["100.00%"] * 6), start=1)
+    ]
+
+
+def test_the_verb_does_not_write_over_its_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = corpus(tmp_path, {"text": "anna"})
+    before = path.read_bytes()
+    verifier = str(MODELS / "verifier-f32.gguf")
+    assert cli.main(["count", str(path), "--verifier", verifier, "-o", str(path)]) == 1
+    assert "choose another -o" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 # ---- a file of counts ----------------------------------------------------------------------

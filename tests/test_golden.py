@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from dflash_local.convert import convert
 from golden.manifest import MASK_TOKEN, OUT_TYPES, Manifest, digest, manifest
-from layout_configs import HEAD_DIM, LLAMA3, MASK, QWEN3
+from layout_configs import HEAD_DIM, LLAMA3, MASK, QWEN3, YARN
 from layout_files import Array, Checkpoint, rounded, values, write_checkpoint, write_verifier
 from layout_samples import GOLDEN, SAMPLES
 
@@ -33,7 +33,7 @@ class Difference:
 
     Attributes:
         keys: what we have for a key; None where we have none.
-        tensors: tensors that only we write, their values in F32 made from the sample's.
+        tensors: matrices that only we write, their values in F32 made from the sample's.
     """
 
     reason: str
@@ -63,6 +63,25 @@ DIFFERENCES = {
     "a-gelu": Difference(
         "upstream loses the activation and libllama computes silu",
         keys={"dflash.hidden_activation": ["STRING", "gelu_pytorch_tanh"]},
+    ),
+    "a-sliding-unsaid": Difference(
+        "z-lab's model masks sliding layers causally where `is_causal` does not say otherwise",
+        keys=CAUSAL,
+    ),
+    "a-window-of-no-layer": Difference(
+        "a window that no layer has ends libllama's process",
+        keys=dict.fromkeys(
+            ("dflash.attention.sliding_window", "dflash.attention.sliding_window_pattern")
+        ),
+    ),
+    "a-sparse": Difference(
+        "upstream takes transformers' head size of 128, whatever the weights; 10000 is libllama's "
+        "own base frequency",
+        keys={
+            "dflash.attention.key_length": ["UINT32", HEAD_DIM],
+            "dflash.attention.value_length": ["UINT32", HEAD_DIM],
+            "dflash.rope.freq_base": None,
+        },
     ),
     "e-sliding": Difference(
         "speculators trains sliding layers causally, libllama drafts without a causal mask",
@@ -102,20 +121,19 @@ def _corrected(golden: Manifest, difference: Difference) -> Manifest:
 
 
 def _added(difference: Difference) -> dict[str, Any]:
-    added = {}
-    for name, make in difference.tensors.items():
-        array = make()
-        half = "F16" if array.ndim > 1 else "F32"
-        stored = array.astype(np.float16) if array.ndim > 1 else array
-        added[name] = {
-            "shape": list(array.shape[::-1]),
-            "f32": ["F32", digest(array)],
-            "f16": [half, digest(stored)],
-        }
-    return added
+    return {name: _entry(make()) for name, make in difference.tensors.items()}
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3"}))
+def _entry(array: Array) -> dict[str, Any]:
+    """A matrix in every outtype, as gguf's own quantiser has it."""
+    entry: dict[str, Any] = {"shape": list(array.shape[::-1])}
+    for outtype in OUT_TYPES:
+        kind = gguf.GGMLQuantizationType[outtype.upper()]
+        entry[outtype] = [kind.name, digest(gguf.quants.quantize(array, kind))]
+    return entry
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3", "a-yarn-ramp"}))
 def test_keys_and_tensors_are_upstreams_bit_for_bit(name: str, tmp_path: Path) -> None:
     ours, golden = _ours(SAMPLES[name], tmp_path), _golden(name)
     assert ours["keys"] == golden["keys"]
@@ -146,16 +164,35 @@ def _llama3_factors() -> list[float]:
     return factors
 
 
+def _written_factors(ours: Manifest, folder: Path) -> Array:
+    """Takes rope_freqs.weight out of a manifest; the same F32 numbers whatever the outtype."""
+    entry = ours["tensors"].pop("rope_freqs.weight")
+    assert all(entry[outtype] == entry["f32"] for outtype in OUT_TYPES)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / "f32.gguf").tensors}
+    return np.array(tensors["rope_freqs.weight"].data)
+
+
 def test_the_scaling_of_llama3_that_upstream_loses_is_the_only_difference(tmp_path: Path) -> None:
     ours, golden = _ours(SAMPLES["a-llama3"], tmp_path), _golden("a-llama3")
-    factors = ours["tensors"].pop("rope_freqs.weight")
-    assert factors["f32"] == factors["f16"]
+    factors = _written_factors(ours, tmp_path)
     assert ours["tensors"] == golden["tensors"]
     assert ours["keys"].keys() == golden["keys"].keys()
-    (stored,) = (t for t in gguf.GGUFReader(tmp_path / "f32.gguf").tensors if "rope" in t.name)
-    assert stored.tensor_type == gguf.GGMLQuantizationType.F32
-    np.testing.assert_allclose(stored.data, _llama3_factors(), rtol=1e-6)
-    assert 1 < stored.data[2] < stored.data[-1] == LLAMA3["factor"]
+    np.testing.assert_allclose(factors, _llama3_factors(), rtol=1e-6)
+    assert 1 < factors[2] < factors[-1] == LLAMA3["factor"]
+
+
+def test_a_ramp_of_yarn_that_libllama_does_not_read_is_written_as_factors(tmp_path: Path) -> None:
+    """libllama reads yarn_beta_fast of other architectures only; numbers: test_layouts_torch."""
+    ours, golden = _ours(SAMPLES["a-yarn-ramp"], tmp_path), _golden("a-yarn-ramp")
+    factors = _written_factors(ours, tmp_path)
+    assert ours["tensors"] == golden["tensors"]
+    scaling = "dflash.rope.scaling."
+    assert golden["keys"][f"{scaling}yarn_beta_fast"] == ["FLOAT32", 24.0]
+    others = {k: value for k, value in golden["keys"].items() if not k.startswith(scaling)}
+    magnitude = ours["keys"].pop(f"{scaling}attn_factor")
+    assert magnitude == ["FLOAT32", pytest.approx(0.1 * math.log(YARN["factor"]) + 1)]
+    assert ours["keys"] == {**others, SIZE_LABEL: ours["keys"][SIZE_LABEL]}
+    assert 1 == factors[0] < factors[-1] == YARN["factor"]
 
 
 def test_biases_that_upstream_writes_and_libllama_cannot_load_are_refused(tmp_path: Path) -> None:

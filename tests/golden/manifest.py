@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-OUT_TYPES = ("f32", "f16")
+OUT_TYPES = ("f32", "f16", "bf16", "q8_0")
 GENERAL = ("architecture", "type", "size_label", "quantization_version")
 MASK_TOKEN = "tokenizer.ggml.mask_token_id"
 
@@ -25,7 +25,7 @@ def manifest(files: Mapping[str, Path]) -> Manifest:
     """Of one checkpoint's conversions, by outtype."""
     readers = {outtype: _reader(files[outtype]) for outtype in OUT_TYPES}
     keys = [_keys(reader) for reader in readers.values()]
-    assert keys[0] == keys[1], "the outtype changes keys"
+    assert all(other == keys[0] for other in keys), "the outtype changes keys"
     tensors: dict[str, dict[str, Any]] = {}
     for outtype, reader in readers.items():
         for tensor in reader.tensors:

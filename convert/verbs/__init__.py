@@ -1,0 +1,1 @@
+"""The verbs of ``dflash-convert``, each a module with ``main(argv) -> int``."""
