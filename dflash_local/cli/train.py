@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,14 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run the subcommand; returns the exit status."""
     arguments = parse(argv)
-    try:
-        import torch
-    except ImportError:
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
         print(
-            "dflash-local train: training needs torch: pip install 'dflash-local[train]'",
+            f"dflash-local train: training needs {' and '.join(missing)}: "
+            "pip install 'dflash-local[train]'",
             file=sys.stderr,
         )
         return 1
-    torch.set_num_threads(arguments.run["threads"])
     try:
         options = _options(arguments)
         with shown(options.fit.steps) as progress:
@@ -45,7 +45,7 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
     from dflash_local.train.processes import Processes
     from dflash_local.train.workspace import Workspace
 
-    processes, wanted = Processes(), STEPS if step is None else (step,)
+    processes, wanted = Processes(options.threads), STEPS if step is None else (step,)
     work = Workspace(options)
     if "prompts" in wanted:
         pipeline.make_prompts(options, work, progress.count)

@@ -15,9 +15,15 @@ from .loss import Losses
 
 
 class Processes:
-    """Where this process stands among those that train together, and what it computes on."""
+    """Where this process stands among those that train together, and what it computes on.
 
-    def __init__(self) -> None:
+    Args:
+        n_threads: of this process on a CPU; None leaves torch's own number.
+    """
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        if n_threads is not None:
+            torch.set_num_threads(n_threads)
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
