@@ -24,9 +24,9 @@ from statistics import median
 
 import llama_cpp
 from dflash_local.convert import ConvertReport, convert
-from dflash_local.convert.corpus import count_tokens
-from dflash_local.convert.frequencies import write_frequencies
-from dflash_local.convert.tokenizer import Tokenizer
+from dflash_local.convert.verifiers.tokenizer import Tokenizer
+from dflash_local.convert.vocabularies.corpus import count_tokens
+from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from rich.console import Console
 from rich.progress import track
 

@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checking import CheckReport, check
-    from .comparison import Comparison, compare
+    from .checking.comparison import Comparison, compare
+    from .checking.drafter_check import CheckReport, check
+    from .checking.inspection import DrafterFile, inspect
     from .converter import ConvertReport, convert
-    from .inspection import DrafterFile, inspect
-    from .migration import MigrateReport, migrate
+    from .migrating.migration import MigrateReport, migrate
 
 __all__ = [
     "CheckReport",
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "checking": ("CheckReport", "check"),
-    "comparison": ("Comparison", "compare"),
+    "checking.drafter_check": ("CheckReport", "check"),
+    "checking.comparison": ("Comparison", "compare"),
     "converter": ("ConvertReport", "convert"),
-    "inspection": ("DrafterFile", "inspect"),
-    "migration": ("MigrateReport", "migrate"),
+    "checking.inspection": ("DrafterFile", "inspect"),
+    "migrating.migration": ("MigrateReport", "migrate"),
 }
 
 

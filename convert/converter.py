@@ -10,21 +10,22 @@ from pathlib import Path
 
 from dflash_local.errors import DFlashError
 
-from . import encode, layouts
-from .attention import choose
-from .draft_vocab import reduce_vocabulary, vocabulary_choice
-from .drafter import DrafterConfig
-from .fields import raise_problems
-from .find import find_verifier
 from .generated import generated_tensors, patched_rows
-from .keys import MASK_TOKEN_KEY, Key, drafter_keys, u32
+from .layouts import registry as layouts
+from .layouts.attention import choose
+from .layouts.drafter import DrafterConfig
+from .layouts.names import Match, match
+from .layouts.vocabulary import draft_id_problems
 from .metadata import general_keys
-from .names import Match, match
-from .pair import pair_problems, uses_mrope
-from .source import Source, open_source
-from .verifier import Verifier, read_verifier
-from .vocabulary import draft_id_problems
-from .writer import OutputTensor, Progress, write_gguf
+from .reading.fields import raise_problems
+from .reading.source import Source, open_source
+from .verifiers.find import find_verifier
+from .verifiers.pair import pair_problems, uses_mrope
+from .verifiers.verifier import Verifier, read_verifier
+from .vocabularies.draft_vocab import reduce_vocabulary, vocabulary_choice
+from .writing import encode
+from .writing.keys import MASK_TOKEN_KEY, Key, drafter_keys, u32
+from .writing.writer import OutputTensor, Progress, write_gguf
 
 StrPath = str | os.PathLike[str]
 

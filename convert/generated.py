@@ -10,17 +10,17 @@ from gguf import GGMLQuantizationType
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
 
-from .drafter import DrafterConfig
-from .encode import OutType, stored_type
-from .gguf_tensors import dequantized, row_pieces, stored_rows
-from .mask_embedding import with_mask_row
-from .rope import frequency_factors
-from .safetensors_file import Array, Float32Array
-from .source import Source
-from .verifier import Verifier
-from .verifier_head import verifier_head
-from .vocabulary import draft_ids
-from .writer import OutputTensor
+from .layouts.drafter import DrafterConfig
+from .layouts.rope import frequency_factors
+from .layouts.vocabulary import draft_ids
+from .reading.gguf_tensors import dequantized, row_pieces, stored_rows
+from .reading.mask_embedding import with_mask_row
+from .reading.safetensors_file import Array, Float32Array
+from .reading.source import Source
+from .verifiers.verifier import Verifier
+from .verifiers.verifier_head import verifier_head
+from .writing.encode import OutType, stored_type
+from .writing.writer import OutputTensor
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 PIECE_ROWS = 1 << 16

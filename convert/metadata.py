@@ -9,12 +9,12 @@ from typing import Any
 
 import gguf
 
-from .find import named_verifiers
-from .keys import ARCHITECTURE, Key, u32
-from .model_card import model_card
 from .provenance import provenance_keys
-from .source import Source
-from .verifier import Verifier
+from .reading.model_card import model_card
+from .reading.source import Source
+from .verifiers.find import named_verifiers
+from .verifiers.verifier import Verifier
+from .writing.keys import ARCHITECTURE, Key, u32
 
 _SCALARS = (str, int, float, date)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 
-from .keys import Key, boolean, string
-from .source import Source
-from .verifier import Verifier
+from .reading.source import Source
+from .verifiers.verifier import Verifier
+from .writing.keys import Key, boolean, string
 
 PREFIX = "dflash_local."
 # Trainers that sign with nothing but the class of the model.

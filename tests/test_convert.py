@@ -14,8 +14,8 @@ import llama_cpp
 import numpy as np
 import pytest
 from dflash_local.convert import convert
-from dflash_local.convert.encode import OUT_TYPES
-from dflash_local.convert.fields import FLOAT32_MAX
+from dflash_local.convert.reading.fields import FLOAT32_MAX
+from dflash_local.convert.writing.encode import OUT_TYPES
 
 from dflash_local.errors import DFlashError, ModelError
 

@@ -11,9 +11,9 @@ import convert_samples as samples
 import numpy as np
 import pytest
 from dflash_local.convert import ConvertReport, convert
-from dflash_local.convert.encode import out_type, stored_type
-from dflash_local.convert.rope import Llama3Scaling, llama3_factors
-from dflash_local.convert.target_layers import default_ids, layer_inputs
+from dflash_local.convert.layouts.rope import Llama3Scaling, llama3_factors
+from dflash_local.convert.layouts.target_layers import default_ids, layer_inputs
+from dflash_local.convert.writing.encode import out_type, stored_type
 
 from dflash_local.errors import ModelError
 

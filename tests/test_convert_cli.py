@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_nothing(
 
     source = samples.checkpoint(tmp_path / "drafter")
     verifier = samples.verifier(tmp_path / "v.gguf")
-    monkeypatch.setattr("dflash_local.convert.writer.encode", interrupt)
+    monkeypatch.setattr("dflash_local.convert.writing.writer.encode", interrupt)
     assert cli.main([str(source), "--verifier", str(verifier)]) == 1
     assert "interrupted" in capsys.readouterr().err
     assert samples.names(source) == ["config.json", "model.safetensors"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from dflash_local.convert import cli
-from dflash_local.convert.encode import OUT_TYPES
-from dflash_local.convert.layouts import LAYOUTS
+from dflash_local.convert.layouts.registry import LAYOUTS
+from dflash_local.convert.writing.encode import OUT_TYPES
 
 DOCS = Path(__file__).parent.parent / "docs" / "convert.md"
 TEXT = DOCS.read_text("utf-8")

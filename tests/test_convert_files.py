@@ -10,8 +10,8 @@ import convert_samples as samples
 import numpy as np
 import pytest
 from dflash_local.convert import convert
-from dflash_local.convert.safetensors_file import read_header
-from dflash_local.convert.verifier import read_verifier
+from dflash_local.convert.reading.safetensors_file import read_header
+from dflash_local.convert.verifiers.verifier import read_verifier
 
 from dflash_local.errors import ModelError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import convert_samples as samples
 import pytest
 from dflash_local.convert import convert
-from dflash_local.convert.repository import NEEDED_FILES, is_repository_id, repository_of
-from dflash_local.convert.source import open_source
+from dflash_local.convert.reading.repository import NEEDED_FILES, is_repository_id, repository_of
+from dflash_local.convert.reading.source import open_source
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 

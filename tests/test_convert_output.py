@@ -14,8 +14,9 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
-from dflash_local.convert import convert, encode
-from dflash_local.convert.quantize import quantize
+from dflash_local.convert import convert
+from dflash_local.convert.writing import encode
+from dflash_local.convert.writing.quantize import quantize
 
 from dflash_local.errors import ModelError
 

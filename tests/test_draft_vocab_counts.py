@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from conftest import MODELS
 from dflash_local.convert import cli
-from dflash_local.convert.corpus import count_tokens
-from dflash_local.convert.frequencies import read_frequencies, write_frequencies
-from dflash_local.convert.tokenizer import Tokenizer
 from dflash_local.convert.verbs import count
+from dflash_local.convert.verifiers.tokenizer import Tokenizer
+from dflash_local.convert.vocabularies.corpus import count_tokens
+from dflash_local.convert.vocabularies.frequencies import read_frequencies, write_frequencies
 
 from dflash_local.errors import BackendError, DFlashError
 

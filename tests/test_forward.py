@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dflash_local.convert.forward import Drafter
-from dflash_local.convert.forward_source import open_drafter
-from dflash_local.convert.forward_weights import EMBEDDING, HEAD
-from dflash_local.convert.source import open_source
-from dflash_local.convert.verifier import read_verifier
+from dflash_local.convert.checking.forward import Drafter
+from dflash_local.convert.checking.forward_source import open_drafter
+from dflash_local.convert.checking.forward_weights import EMBEDDING, HEAD
+from dflash_local.convert.reading.source import open_source
+from dflash_local.convert.verifiers.verifier import read_verifier
 from layout_configs import FULL, LLAMA3, SLIDING, YARN
 from layout_files import Checkpoint, write_checkpoint
 from layout_samples import SAMPLES, _a
@@ -152,7 +152,7 @@ def test_scales_of_the_logits_are_z_labs(verifier: Path, tmp_path: Path) -> None
 
 
 def _zeros(drafter: Drafter, name: str) -> Any:
-    from dflash_local.convert.forward_weights import held
+    from dflash_local.convert.checking.forward_weights import held
 
     return held(np.zeros(drafter.weights[name].shape, np.float32))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import fuzzing
 import pytest
 from conftest import MODELS
-from dflash_local.convert.verifier import read_verifier
+from dflash_local.convert.verifiers.verifier import read_verifier
 from fuzzing import KINDS, U32, File, drafter, is_accepted, scalar
 
 from dflash_local.drafter_file import read_drafter

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from conftest import MODELS
 from dflash_local.convert import compare, inspect, migrate
-from dflash_local.convert.corpus import count_tokens
-from dflash_local.convert.frequencies import read_frequencies
-from dflash_local.convert.tokenizer import Tokenizer
+from dflash_local.convert.verifiers.tokenizer import Tokenizer
+from dflash_local.convert.vocabularies.corpus import count_tokens
+from dflash_local.convert.vocabularies.frequencies import read_frequencies
 from fuzzing import File
 
 from dflash_local.drafter_file import read_drafter

@@ -11,9 +11,10 @@ from typing import Any
 import convert_samples as samples
 import numpy as np
 import pytest
-from dflash_local.convert import convert, layouts
-from dflash_local.convert.names import match
-from dflash_local.convert.source import open_source
+from dflash_local.convert import convert
+from dflash_local.convert.layouts import registry as layouts
+from dflash_local.convert.layouts.names import match
+from dflash_local.convert.reading.source import open_source
 from layout_files import write_checkpoint
 from layout_samples import SAMPLES
 

@@ -12,14 +12,14 @@ import gguf
 import numpy as np
 import pytest
 from dflash_local.convert import convert
-from dflash_local.convert.draft_agreement import DraftAgreement, compare_drafts
-from dflash_local.convert.encode import OUT_TYPES
-from dflash_local.convert.forward_source import open_drafter
-from dflash_local.convert.forward_weights import CannotCheck, gguf_weight, with_borrowed
-from dflash_local.convert.source import open_source
-from dflash_local.convert.source_check import TOLERANCE, TOLERANCES, compare_with_source
-from dflash_local.convert.source_weights import token_ids
-from dflash_local.convert.verifier import read_verifier
+from dflash_local.convert.checking.draft_agreement import DraftAgreement, compare_drafts
+from dflash_local.convert.checking.forward_source import open_drafter
+from dflash_local.convert.checking.forward_weights import CannotCheck, gguf_weight, with_borrowed
+from dflash_local.convert.checking.source_check import TOLERANCE, TOLERANCES, compare_with_source
+from dflash_local.convert.checking.source_weights import token_ids
+from dflash_local.convert.reading.source import open_source
+from dflash_local.convert.verifiers.verifier import read_verifier
+from dflash_local.convert.writing.encode import OUT_TYPES
 from layout_configs import FULL, LLAMA3, N_LAYER, SLIDING, vocabulary
 from layout_files import Checkpoint, rounded, values, write_checkpoint
 from layout_samples import SAMPLES, _a

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dflash_local.convert.torch_file import MAX_PICKLE_BYTES, read_torch_file
+from dflash_local.convert.reading.torch_file import MAX_PICKLE_BYTES, read_torch_file
 from layout_files import torch_bytes
 
 from dflash_local.errors import ModelError

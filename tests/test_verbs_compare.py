@@ -75,7 +75,7 @@ def test_a_wide_tensor_is_compared_in_pieces(
     tensors[name] = (values, GGMLQuantizationType.F32)
     wide = samples.write(tmp_path / "c.gguf", "dflash", keys, tensors)
     whole = compare(good, other), compare(good, wide)
-    monkeypatch.setattr("dflash_local.convert.gguf_tensors.PIECE_BYTES", 300)
+    monkeypatch.setattr("dflash_local.convert.reading.gguf_tensors.PIECE_BYTES", 300)
     assert (compare(good, other), compare(good, wide)) == whole
     assert whole[1].tensors[0].max_abs == pytest.approx(2.0)
     assert whole[0].tensors[0].relative == pytest.approx(1.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import dialect_samples as samples
 import pytest
 from dflash_local.convert import cli, inspect
-from dflash_local.convert.inspection import DrafterFile
+from dflash_local.convert.checking.inspection import DrafterFile
 
 from dflash_local import ModelError
 from dflash_local.gguf_header import GGUFHeader

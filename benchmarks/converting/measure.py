@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dflash_local.convert.comparison import compare
+from dflash_local.convert.checking.comparison import compare
 
 from dflash_local.errors import DFlashError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..checking import CheckReport, check
+from ..checking.drafter_check import CheckReport, check
 from .output import PROGRAM, print_json, run, warn
 
 

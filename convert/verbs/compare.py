@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..comparison import Comparison, TensorDifference, compare
+from ..checking.comparison import Comparison, TensorDifference, compare
 from .output import PROGRAM, print_json, print_table, run
 
 MISSING = "-"

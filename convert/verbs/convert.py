@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 
-from ..attention import ATTENTION
 from ..converter import ConvertReport, convert
-from ..encode import DEFAULT_OUT_TYPE, OUT_TYPES
+from ..layouts.attention import ATTENTION
+from ..writing.encode import DEFAULT_OUT_TYPE, OUT_TYPES
 from .output import PROGRAM, megabytes, progress_bar, run, warn
 
 DESCRIPTION = "Convert a trained DFlash drafter to GGUF, for dflash-local and llama.cpp."

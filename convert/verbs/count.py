@@ -10,10 +10,10 @@ import numpy as np
 
 from dflash_local.errors import DFlashError
 
-from ..corpus import count_tokens
-from ..frequencies import Counts, write_frequencies
-from ..tokenizer import Tokenizer
-from ..verifier import read_verifier
+from ..verifiers.tokenizer import Tokenizer
+from ..verifiers.verifier import read_verifier
+from ..vocabularies.corpus import count_tokens
+from ..vocabularies.frequencies import Counts, write_frequencies
 from .output import PROGRAM, print_table, progress_bar, run
 
 SMALLEST = 2048  # draft vocabulary that is listed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..attention import ATTENTION
-from ..migration import migrate
+from ..layouts.attention import ATTENTION
+from ..migrating.migration import migrate
 from .output import PROGRAM, megabytes, progress_bar, run, warn
 
 

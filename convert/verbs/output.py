@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dflash_local.errors import DFlashError
 
 if TYPE_CHECKING:
-    from ..writer import Progress
+    from ..writing.writer import Progress
 
 PROGRAM = "dflash-convert"
 

@@ -1,0 +1,1 @@
+"""What a drafter is, in every layout that trainers publish; see ``registry``."""

@@ -1,0 +1,1 @@
+"""Drafters of llama.cpp's forks as upstream's."""

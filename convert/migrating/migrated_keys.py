@@ -1,0 +1,201 @@
+"""The keys of a fork's drafter as upstream has them: names, types, and what has to be settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..layouts.attention import ATTENTION
+from ..layouts.target_layers import layer_inputs
+from ..reading.fields import FLOAT32_MAX, INT32_MAX
+from ..verifiers.verifier import Verifier
+from ..writing.keys import MASK_TOKEN_KEY, Key, boolean, booleans, f32, integers, string, u32
+from .dialects import PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, Drafter
+
+CAUSAL_KEY = "dflash.attention.causal"
+WINDOW_KEY = "dflash.attention.sliding_window"
+PATTERN_KEY = "dflash.attention.sliding_window_pattern"
+SECTIONS_KEY = "dflash.rope.dimension_sections"
+
+_FLAGS = frozenset([CAUSAL_KEY, "dflash.sample_from_anchor", "dflash.has_confidence_head"])
+_FLAGS |= {"dflash.rope.scaling.finetuned"}
+_TEXTS = frozenset(["dflash.rope.scaling.type", "dflash.hidden_activation"])
+_LISTS = frozenset([PATTERN_KEY, SECTIONS_KEY, TARGET_LAYERS_KEY])
+_NUMBERS = frozenset(
+    f"dflash.{name}"
+    for name in """
+    attention.layer_norm_rms_epsilon attention.scale attention.value_scale rope.freq_base
+    rope.scaling.factor rope.scaling.attn_factor rope.scaling.yarn_log_multiplier
+    rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast
+    rope.scaling.yarn_beta_slow logit_scale final_logit_softcapping embedding_scale
+    """.split()  # noqa: SIM905 - readable as a table
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says where a file is silent.
+
+    Attributes:
+        mask_token: id of the mask token.
+        target_layer_ids: as published: layers whose outputs are read.
+        attention: inside a block: "causal" or "bidirectional".
+    """
+
+    mask_token: int | None = None
+    target_layer_ids: tuple[int, ...] | None = None
+    attention: str | None = None
+
+
+def drafter_keys(
+    drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
+) -> list[Key]:
+    """Every ``dflash.*`` key of the new file and its mask token; what is open is a problem."""
+    sliding = _sliding_layers(drafter, problems)
+    settled = {MASK_TOKEN_KEY, PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, CAUSAL_KEY}
+    if not any(sliding):
+        settled |= {WINDOW_KEY, PATTERN_KEY}  # libllama wants no window without layers
+    keys = [
+        key
+        for name in drafter.keys
+        if name.startswith("dflash.") and name not in settled
+        if (key := _typed(name, drafter, problems)) is not None
+    ]
+    return [
+        *keys,
+        *_causal(drafter, sliding, choices, problems),
+        *_sections(drafter, verifier),
+        *_target_layers(drafter, choices, problems),
+        *_mask_token(drafter, choices, verifier, problems),
+    ]
+
+
+def _typed(name: str, drafter: Drafter, problems: list[str]) -> Key | None:
+    # Forks write F64 for F32 or numbers for flags; libllama refuses a key of another type.
+    value = drafter.get(name)
+    make, good = _maker(name, value)
+    if not good:
+        found = f"{value!r:.60}"
+        problems.append(f"key {drafter.keys[name]}: found {found}, which is no value for it")
+        return None
+    return make(name, value)
+
+
+def _maker(name: str, value: Any) -> tuple[Callable[[str, Any], Key], bool]:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _FLAGS:
+        return (lambda key, flag: boolean(key, bool(flag))), value in (0, 1)
+    if name in _TEXTS:
+        return string, isinstance(value, str)
+    if name == PATTERN_KEY:
+        flags = isinstance(value, list) and all(item in (0, 1) for item in value)
+        return (lambda key, items: booleans(key, [bool(item) for item in items])), flags
+    if name in _LISTS:
+        return integers, isinstance(value, list) and _all_int32(value)
+    if name in _NUMBERS:
+        return (lambda key, item: f32(key, float(item))), number and abs(value) <= FLOAT32_MAX
+    return u32, type(value) is int and 0 <= value < 2**32
+
+
+def _all_int32(values: Iterable[Any]) -> bool:
+    return all(type(value) is int and abs(value) <= INT32_MAX for value in values)
+
+
+def _causal(
+    drafter: Drafter, sliding: list[bool], choices: Choices, problems: list[str]
+) -> Iterable[Key]:
+    stated = drafter.get(CAUSAL_KEY)
+    if choices.attention is not None:
+        if choices.attention in ATTENTION:
+            return [boolean(CAUSAL_KEY, ATTENTION[choices.attention])]
+        expected = ", ".join(ATTENTION)
+        problems.append(f"attention: found {choices.attention!r}, expected one of {expected}")
+    elif stated in (1, True) or (drafter.is_upstream and stated is not None):
+        return [boolean(CAUSAL_KEY, bool(stated))]
+    elif not drafter.is_upstream and sliding and all(sliding):
+        return [boolean(CAUSAL_KEY, True)]
+    elif not drafter.is_upstream and any(sliding):
+        layers = [layer for layer, flag in enumerate(sliding) if flag]
+        problems.append(
+            f"the fork's graph is causal inside a block in the sliding layers {layers} and "
+            "bidirectional in the others, libllama has one setting for all: choose `--attention "
+            "causal` or `--attention bidirectional`, and compare the acceptance lengths"
+        )
+    return []
+
+
+def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
+    if not drafter.get(WINDOW_KEY):
+        return []
+    pattern = drafter.get(PATTERN_KEY)
+    n_layer = drafter.get("dflash.block_count")
+    if isinstance(pattern, list) and len(pattern) == n_layer:
+        return [bool(flag) for flag in pattern]
+    problems.append(
+        f"a sliding window, but {PATTERN_KEY} is {pattern!r:.40}: expected a flag for each of the "
+        f"{n_layer} layers. Convert the original checkpoint"
+    )
+    return []
+
+
+def _sections(drafter: Drafter, verifier: Verifier | None) -> list[Key]:
+    if SECTIONS_KEY in drafter.keys or verifier is None or not verifier.mrope:
+        return []
+    n_embd = drafter.integer("dflash.embedding_length") or 0
+    n_head = drafter.integer("dflash.attention.head_count") or 1
+    head_dim = drafter.integer("dflash.attention.key_length") or n_embd // n_head
+    return [integers(SECTIONS_KEY, [head_dim // 2, 0, 0, 0])]
+
+
+def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> list[Key]:
+    layers = drafter.target_layers
+    if choices.target_layer_ids is not None:
+        chosen = tuple(layer_inputs(choices.target_layer_ids))
+        if layers not in (None, chosen):
+            problems.append(
+                f"target layer ids {list(choices.target_layer_ids)}: the file says "
+                f"{[layer - 1 for layer in layers or ()]}"
+            )
+        layers = chosen
+    if layers is None:
+        problems.append(_open_layers(drafter))
+        return []
+    if not _all_int32(layers):
+        problems.append(f"target layers {list(layers)!r:.60}: expected numbers of layers")
+        return []
+    return [integers(TARGET_LAYERS_KEY, list(layers))]
+
+
+def _open_layers(drafter: Drafter) -> str:
+    listed = drafter.get(PUBLISHED_LAYERS_KEY)
+    found = "nothing says which layers of the verifier it reads"
+    if listed is not None:
+        found = (
+            f"{drafter.keys[PUBLISHED_LAYERS_KEY]} is {listed!r:.60}, in this dialect inputs of "
+            "layers to some and outputs to others"
+        )
+    return (
+        f"{found}: say `--target-layer-ids` with `target_layer_ids` of the original checkpoint's "
+        "config.json"
+    )
+
+
+def _mask_token(
+    drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
+) -> list[Key]:
+    stated = drafter.integer(MASK_TOKEN_KEY)
+    mask = stated if choices.mask_token is None else choices.mask_token
+    if mask is None:
+        problems.append(
+            "nothing says which token is its mask: say `--mask-token` with `mask_token_id` of the "
+            "original checkpoint's config.json"
+        )
+        return []
+    if stated not in (None, mask):
+        problems.append(f"mask token {mask}: the file says {stated}")
+    n_rows = verifier.n_rows if verifier is not None else len(drafter.tokens)
+    if n_rows and not 0 <= mask < n_rows:
+        problems.append(f"mask token {mask}: expected an id below {n_rows}")
+        return []
+    return [u32(MASK_TOKEN_KEY, mask)]

@@ -1,0 +1,1 @@
+"""Checkpoints as published: folders or Hugging Face ids, safetensors, torch files; GGUF tensors."""

@@ -1,0 +1,1 @@
+"""What a drafter takes from its verifier's GGUF, and whether the two belong together."""
