@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,17 @@ from test_reference_parity import LayerInputs
 from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
 
 from dflash_local import BackendError, ContextError, DFlashError, ModelError
+from dflash_local.train import ngram
 from dflash_local.train.capture import Capturer, Reading
 from dflash_local.train.conversations import (
     Conversation,
     batches,
     cut,
-    is_held_out,
     read_conversations,
+    split,
     to_line,
 )
+from dflash_local.train.endpoint import Endpoint
 from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.prompts import (
     Template,
@@ -247,6 +251,52 @@ def test_a_bad_prompt_is_refused_and_the_next_one_answered(
         assert len(answerer.answer([Question([5, 6], Sampling(), 4)])[0]) <= 4
 
 
+@pytest.fixture
+def served() -> Iterator[str]:
+    """The address of a server with OpenAI's completions API, over the tiny verifier."""
+    template, lock = Template(VERIFIER), threading.Lock()
+    answerer = Answerer(VERIFIER, n_slots=1, n_ctx=N_CTX, n_threads=1)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompt = template.llm.tokenize(asked["prompt"].encode(), add_bos=False, special=True)
+            sampling = Sampling(asked["temperature"], seed=asked["seed"])
+            with lock:
+                (said,) = answerer.answer([Question(prompt, sampling, asked["max_tokens"])])
+            ended = said[-1] == template.llm.token_eos()
+            choice = {"text": template.decode(said), "finish_reason": "stop" if ended else "length"}
+            broken = "fail" in asked["prompt"]
+            body = json.dumps({"error": "no"} if broken else {"choices": [choice]}).encode()
+            self.send_response(500 if broken else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, answerer:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_a_server_answers_as_the_verifier_here_does(served: str, template: Template) -> None:
+    prompts = [text.prompt for text in answers(6)]
+    questions = [Question(list(prompt), Sampling(), 48) for prompt in prompts]
+    remote = Endpoint(served, template, at_once=3).answer(questions)
+    assert remote == [list(text.tokens[text.start :]) for text in answers(6)]
+
+
+def test_a_server_that_fails_or_is_not_there_is_told(served: str, template: Template) -> None:
+    bad = Question(template.text("fail"), Sampling(), 4)
+    with pytest.raises(DFlashError, match=r"/v1/completions answered 500: .*no"):
+        Endpoint(served, template, at_once=2).answer([bad])
+    with pytest.raises(DFlashError, match="is the server running"):
+        Endpoint("http://127.0.0.1:9/v1", template, at_once=2).answer([bad])
+
+
 def test_the_verifier_makes_up_user_turns(template: Template) -> None:
     with Answerer(VERIFIER, n_slots=8, n_ctx=N_CTX, n_threads=1) as answerer:
         turns = synthesize(answerer, template, 6, seed=1)
@@ -302,6 +352,31 @@ def test_every_turn_of_a_conversation_is_asked_and_kept(tmp_path: Path, template
     assert template.decode(kept[1].tokens[kept[1].start :]).startswith("leo is there.")
 
 
+def test_thinking_is_switched_where_the_template_has_a_switch() -> None:
+    messages = [{"role": "user", "content": "Who is anna?"}]
+    thinking = Template(VERIFIER, thinking=True)
+    with pytest.raises(DFlashError, match="no switch for thinking"):
+        thinking.prompt(messages)
+    switch = "{{ messages[0].content }}{% if enable_thinking %} Think.{% else %} Say.{% endif %}"
+    texts = []
+    for template in (thinking, Template(VERIFIER, thinking=False)):
+        template.llm.metadata["tokenizer.chat_template"] = switch
+        texts.append(template.decode(template.prompt(messages)))
+    assert texts == ["Who is anna? Think.", "Who is anna? Say."]
+
+
+def test_an_ngram_drafter_goes_on_as_the_last_place_that_ended_alike_did() -> None:
+    assert ngram.propose([1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3], 3) == [8, 1, 2]
+    assert ngram.propose([1, 2, 9, 3, 2], 4) == [9, 3, 2]
+    assert ngram.propose([1, 2, 3], 4) == []
+    text = Conversation((5, 1, 2, 9, 1, 2, 9), 2)
+    ids = np.array([[1], [2], [9], [1], [2], [7], [4]], np.int32)  # the best token after each
+    reading = Reading(np.zeros((7, 1), np.float32), ids, np.zeros((7, 1), np.float32))
+    # After 9, 1: "2" as the verifier says, then "9" where it says 7. After 9: 1, 2, 9 all wrong.
+    assert ngram.accepted([(text, reading, [4])], 3) == 1.0
+    assert ngram.accepted([(text, reading, [4, 6])], 3) == 0.5
+
+
 # ---- conversations -------------------------------------------------------------------------
 
 
@@ -322,10 +397,20 @@ def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, line: str) -> N
 
 def test_a_fixed_share_is_held_out_by_prompt() -> None:
     texts = [Conversation((*map(int, str(i)), 7, i % 5, 3), 5) for i in range(10_000, 14_000)]
-    held_out = [is_held_out(text, 0.1) for text in texts]
-    assert 0.07 < np.mean(held_out) < 0.13
-    other_answer = [Conversation((*text.tokens, 9), text.start) for text in texts]
-    assert [is_held_out(text, 0.1) for text in other_answer] == held_out
+    train, held_out = split(texts, 0.1)
+    assert {*train, *held_out} == set(texts)
+    assert 0.07 < len(held_out) / len(texts) < 0.13
+    asked = {text.prompt for text in held_out}
+    assert not asked & {text.prompt for text in train}, "answers to one prompt stay together"
+    other_answers = [Conversation((*text.tokens, 9), text.start) for text in texts]
+    assert {text.prompt for text in split(other_answers, 0.1)[1]} == asked
+
+
+def test_one_prompt_at_least_is_held_out() -> None:
+    texts = [Conversation((i, 1, 2), 1) for i in range(8)]
+    train, held_out = split(texts, 1e-9)
+    assert (len(train), len(held_out)) == (7, 1)
+    assert split([], 0.1) == ([], [])
 
 
 def test_a_cut_conversation_has_an_answer_or_is_none() -> None:

@@ -47,10 +47,11 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
 
     processes, wanted = Processes(options.threads), STEPS if step is None else (step,)
     work = Workspace(options)
-    if "prompts" in wanted:
+    if "prompts" in wanted and processes.rank == 0:
         pipeline.make_prompts(options, work, progress.count)
-    if "generate" in wanted:
+    if "generate" in wanted and processes.rank == 0:
         pipeline.make_answers(options, work, progress.count)
+    processes.wait()
     if not {"fit", "simulate", "export"} & set(wanted):
         return
     training = pipeline.Training(options, work, processes)

@@ -32,6 +32,8 @@ _DATA = {
     "synthesize": "synthesize",
     "as_is": "as_is",
     "tokens": "tokens",
+    "endpoint": "endpoint",
+    "thinking": "thinking",
     "held_out": "held_out",
     "max_tokens": "max_tokens",
     "max_length": "max_length",
@@ -115,6 +117,10 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--as-is", action="store_true", help="train on the answers in the prompts as they are")
     tokens = 'conversations as tokens, a line each: {"tokens": [...], "start": N}'
     add("--tokens", type=Path, nargs="+", metavar="FILE", help=tokens)
+    server = "a server of the same model that answers instead, such as http://localhost:8080/v1"
+    add("--endpoint", metavar="URL", help=server)
+    switch = "the chat template's switch for thinking (default: the template's own)"
+    add("--thinking", type=_on_off, metavar="on|off", help=switch)
     add("--held-out", type=float, metavar="SHARE", help="never trained on (default 0.05)")
     add("--max-tokens", type=positive, metavar="N", help="of an answer")
     add("--max-length", type=positive, metavar="N", help="tokens of a conversation")
@@ -153,6 +159,12 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--cache-gb", type=non_negative, metavar="X", help="disk for features, at most")
     add("--outtype", metavar="TYPE", help="of the GGUF (default bf16)")
     add("--force", action="store_true", help="export although the simulation disagrees")
+
+
+def _on_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected on or off")
+    return text == "on"
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -38,9 +38,15 @@ class Conversation:
         return hashlib.sha256(json.dumps(self.prompt).encode()).hexdigest()
 
 
-def is_held_out(conversation: Conversation, share: float) -> bool:
-    """Whether it belongs to the share that is never trained on; the same in every run."""
-    return int(conversation.key[:8], 16) < share * _BUCKETS
+def split(
+    conversations: Sequence[Conversation], share: float
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Those to train on, and a share that never is: one prompt at least, always the same."""
+    keys = {conversation: conversation.key for conversation in conversations}
+    held_out = {key for key in keys.values() if int(key[:8], 16) < share * _BUCKETS}
+    held_out = held_out or set(sorted(keys.values())[:1])
+    train = [text for text in conversations if keys[text] not in held_out]
+    return train, [text for text in conversations if keys[text] in held_out]
 
 
 def read_conversations(path: Path) -> list[Conversation]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from dflash_local.errors import DFlashError
 
+from . import ngram
+from .capture import Reading
+from .conversations import Conversation
 from .examples import anchors_of
 from .export import save_checkpoint
 from .pipeline import EVALUATED, Training
@@ -30,14 +33,10 @@ def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation:
     options = training.options
     folder = save_checkpoint(work.folder / "export", training.fit.best, training.fields)
     to_gguf(folder, folder / GGUF)
-    texts = (
-        (text, training.read(text), anchors_of(text, 0, None)[::_EVERY].tolist())
-        for text in training.held_out[:EVALUATED]
-    )
     simulation = simulate(
         options.verifier,
         folder / GGUF,
-        texts,
+        _tried(training),
         n_ctx=options.data.max_length + training.fields["block_size"],
         n_threads=options.threads,
         n_gpu_layers=options.gpu_layers,
@@ -46,6 +45,11 @@ def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation:
     part.write_text(json.dumps(asdict(simulation), indent=1) + "\n", encoding="utf-8")
     part.replace(work.simulation)
     return simulation
+
+
+def _tried(training: Training) -> Iterator[tuple[Conversation, Reading, list[int]]]:
+    for text in training.held_out[:EVALUATED]:
+        yield text, training.read(text), anchors_of(text, 0, None)[::_EVERY].tolist()
 
 
 def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
@@ -64,5 +68,6 @@ def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
         )
     for name in _FILES:
         (work.folder / "export" / name).replace(work.out / name)
-    write_report(training, simulation, work.out)
+    repeated = ngram.accepted(_tried(training), training.fields["block_size"] - 1)
+    write_report(training, simulation, repeated, work.out)
     return work.out / GGUF

@@ -17,6 +17,8 @@ class Data:
         synthesize: user turns that the verifier makes up.
         as_is: the answers in ``prompts`` are trained on as they are, the verifier writes none.
         tokens: files of conversations as tokens, already answered.
+        endpoint: a server that answers instead of this process, its address up to "/v1".
+        thinking: of the chat template, where it has such a switch; None leaves it alone.
         held_out: share that is never trained on.
         max_tokens: of an answer.
         max_length: tokens of a conversation; longer ones are cut.
@@ -28,6 +30,8 @@ class Data:
     synthesize: int = 0
     as_is: bool = False
     tokens: tuple[Path, ...] = ()
+    endpoint: str | None = None
+    thinking: bool | None = None
     held_out: float = 0.05
     max_tokens: int = 300
     max_length: int = 1024

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -18,6 +19,7 @@ from . import conversations as texts
 from . import shape
 from .capture import Capturer, Reading
 from .conversations import Conversation
+from .endpoint import Endpoint
 from .examples import Examples, held_out_batches
 from .generate import Answerer, Question, Sampling
 from .loop import Fit
@@ -46,7 +48,7 @@ def make_prompts(options: TrainOptions, work: Workspace, progress: Progress) -> 
     """Writes the prompts as tokens; with answers that are there already, the conversations."""
     if work.prompts.is_file():
         return
-    template = Template(options.verifier)
+    template = Template(options.verifier, options.data.thinking)
     asked = _asked(options, template, progress)
     if options.data.as_is:
         found = [c for one in asked for c in as_they_are(one, template)]
@@ -101,7 +103,7 @@ def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> 
     if options.data.as_is or n_done >= len(prompts):
         return
     size = _GROUP * options.data.at_once
-    with _answerer(options) as answerer:
+    with _answering(options) as answerer:
         for first in range(n_done, len(prompts), size):
             group = list(enumerate(prompts))[first : first + size]
             progress("answers", first, len(prompts))
@@ -113,6 +115,17 @@ def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> 
                 Conversation((*p, *answer), len(p))
                 for (_, p), answer in zip(group, answers, strict=True)
             )
+
+
+@contextmanager
+def _answering(options: TrainOptions) -> Iterator[Answerer | Endpoint]:
+    data = options.data
+    if data.endpoint is None:
+        with _answerer(options) as answerer:
+            yield answerer
+        return
+    template = Template(options.verifier, data.thinking)
+    yield Endpoint(data.endpoint, template, data.at_once)
 
 
 def _from(progress: Progress, first: int, total: int) -> Callable[[int, int], None]:
@@ -130,16 +143,15 @@ def load_texts(
     """What is trained on, and what is held out.
 
     Raises:
-        DFlashError: there are too few for a batch, or none is held out.
+        DFlashError: there are too few for a batch.
     """
     found = work.read_conversations()
     for path in options.data.tokens:
         found += texts.read_conversations(path)
     cut = (texts.cut(c, options.data.max_length) for c in found)
     usable = [c for c in cut if c is not None]
-    held_out = [c for c in usable if texts.is_held_out(c, options.data.held_out)]
-    train = [c for c in usable if not texts.is_held_out(c, options.data.held_out)]
-    if len(train) < options.fit.batch_size or not held_out:
+    train, held_out = texts.split(usable, options.data.held_out)
+    if len(train) < options.fit.batch_size:
         raise DFlashError(
             f"{len(train)} conversations to train on and {len(held_out)} held out; expected "
             f"{options.fit.batch_size} and 1 at least: give more prompts"
@@ -245,13 +257,16 @@ def drafter_fields(
         fields: dict[str, Any] = json.loads((options.shape.init / "config.json").read_text("utf-8"))
         return fields
     wanted, sizes = options.shape, verifier.sizes
-    return shape.config_fields(
+    made = shape.config_fields(
         sizes,
         n_layer=wanted.layers or shape.default_layers(sizes),
         block_size=wanted.block or shape.default_block(sizes),
         target_layer_ids=wanted.target_layers or shape.default_target_layers(sizes.n_layer),
         mask_token=verifier.mask_token(train) if wanted.mask_token is None else wanted.mask_token,
     )
+    if options.data.thinking is not None:
+        made["dflash_config"]["enable_thinking"] = options.data.thinking
+    return made
 
 
 def load_weights(drafter: Drafter, folder: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .loss import Losses
+
+_PATIENCE = timedelta(days=7)  # one process writes all answers, the others wait
 
 
 class Processes:
@@ -29,7 +32,8 @@ class Processes:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = _device(local)
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=_PATIENCE)
 
     def wrap(self, module: nn.Module) -> Any:
         """The module, averaging gradients over all processes."""

@@ -22,15 +22,20 @@ _USER_TOKENS = 160  # of a made-up user turn
 
 
 class Template:
-    """The verifier's tokenizer and chat template; no weights are loaded."""
+    """The verifier's tokenizer and chat template; no weights are loaded.
 
-    def __init__(self, verifier: Path) -> None:
+    Args:
+        thinking: how the template's switch for thinking is set; None leaves it alone.
+    """
+
+    def __init__(self, verifier: Path, thinking: bool | None = None) -> None:
+        self._thinking = thinking
         with captured_log():  # it warns of a context that nobody uses
             self.llm = llama_cpp.Llama(str(verifier), vocab_only=True, verbose=False)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens up to where the assistant begins."""
-        return chat_tokens(self.llm, messages)
+        return chat_tokens(self.llm, messages, thinking=self._thinking)
 
     def text(self, text: str) -> list[int]:
         """Tokens of a text to be continued."""
@@ -46,16 +51,27 @@ class Template:
         """Messages of which the last is the assistant's, as they are."""
         *before, last = messages
         prompt = self.prompt(before)
-        answer = self.llm.tokenize(str(last["content"]).encode(), add_bos=False, special=False)
-        return Conversation((*prompt, *answer, self.llm.token_eos()), len(prompt))
+        answer = self.answer(str(last["content"]), ended=True)
+        return Conversation((*prompt, *answer), len(prompt))
+
+    def answer(self, text: str, *, ended: bool) -> list[int]:
+        """Tokens of an answer, with the end of generation where it came to it."""
+        tokens = self.llm.tokenize(text.encode(), add_bos=False, special=False)
+        return [*tokens, self.llm.token_eos()] if ended else list(tokens)
+
+    def exact_text(self, tokens: Sequence[int]) -> str:
+        """Text that a server makes these tokens of; a BOS it adds itself."""
+        adds = llama_cpp.llama_vocab_get_add_bos(llama_cpp.llama_model_get_vocab(self.llm.model))
+        begins = adds and tokens[:1] == [self.llm.token_bos()]
+        text = self.llm.detokenize(list(tokens[1:] if begins else tokens), special=True)
+        return str(text.decode("utf-8", "replace"))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, without special ones."""
         return str(self.llm.detokenize(list(tokens)).decode("utf-8", "replace"))
 
     def _string(self, messages: Sequence[Message]) -> str:
-        tokens = self.prompt(messages)
-        return str(self.llm.detokenize(tokens, special=True).decode("utf-8", "replace"))
+        return self.exact_text(self.prompt(messages))
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,21 @@ SCHEMA = 1
 _PACKAGES = ("dflash-local", "llama-cpp-python", "torch", "transformers")
 
 
-def write_report(training: Training, simulation: Simulation, folder: Path) -> None:
+def write_report(training: Training, simulation: Simulation, ngram: float, folder: Path) -> None:
     """Writes the three files; the picture only where matplotlib is installed."""
-    report = to_report(training, simulation)
+    report = to_report(training, simulation, ngram)
     text = json.dumps(report, indent=1)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _draw(report, folder / "training.png")
 
 
-def to_report(training: Training, simulation: Simulation) -> dict[str, Any]:
-    """Plain values: provenance, texts, course and outcome of a training."""
+def to_report(training: Training, simulation: Simulation, ngram: float) -> dict[str, Any]:
+    """Plain values: provenance, texts, course and outcome of a training.
+
+    Args:
+        ngram: drafts a block that a drafter without weights gets accepted on the same text.
+    """
     options, progress = training.options, training.fit.progress
     start = progress.log[0]
     best = next(entry for entry in progress.log if entry["step"] == progress.best_step)
@@ -56,6 +60,7 @@ def to_report(training: Training, simulation: Simulation) -> dict[str, Any]:
         "start": start,
         "best": best,
         "simulation": asdict(simulation),
+        "ngram": ngram,
         "log": progress.log,
     }
 
@@ -76,7 +81,8 @@ def to_markdown(report: dict[str, Any]) -> str:
             "",
             f"Held-out text, the verifier taken as greedy. In the real loop, at {real['n_blocks']} "
             f"anchors: **{real['accepted']:.2f} drafts accepted a block** (standard error "
-            f"{real['error']:.2f}), an acceptance length of {1 + real['accepted']:.2f}.",
+            f"{real['error']:.2f}), an acceptance length of {1 + real['accepted']:.2f}. Repeating "
+            f"what followed the same words before (n-gram) would get {report['ngram']:.2f}.",
             "",
             head,
             "|---|---:|" + "---:|" * width,

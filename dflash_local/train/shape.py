@@ -35,6 +35,7 @@ def config_fields(
     return {
         "architectures": ["DFlashDraftModel"],
         "model_type": "qwen3",
+        "training_framework": "dflash-local",
         "block_size": block_size,
         "num_hidden_layers": n_layer,
         "num_target_layers": sizes.n_layer,
