@@ -18,6 +18,9 @@ Answers::Answers(llama_context* context, int32_t n_slots)
       n_batch_(static_cast<int32_t>(api().llama_n_batch(context))),
       n_ctx_slot_(static_cast<int32_t>(api().llama_n_ctx_seq(context))),
       n_vocab_(api().llama_vocab_n_tokens(vocab_)) {
+  if (memory_ == nullptr) {
+    throw std::invalid_argument("the context has no memory: it cannot generate");
+  }
   if (n_slots < 1 || n_slots > static_cast<int32_t>(api().llama_n_seq_max(context))) {
     throw std::invalid_argument("as many slots as the context has sequences, at least 1");
   }
