@@ -149,6 +149,44 @@ def test_the_verifier_may_ask_itself(tmp_path: Path) -> None:
     assert report["texts"]["answers"]["synthesize"] == 24
 
 
+def test_a_drafter_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    tokens = tmp_path / "texts.jsonl"
+    lines = ({"tokens": [5 + i, 6, 7, 8], "start": 2} for i in range(30))
+    tokens.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wrong = ("--layers", "9", "--block", "1", "--target-layers", "0,3", "--mask-token", "384")
+    done = train(tmp_path / "a", "fit", "--tokens", str(tokens), *wrong)
+    assert done.returncode == 1
+    for problem in (
+        "block: found 1, expected 2 to 256",
+        "layers: found 9, expected 1 to 4",
+        "target layers: found [0, 3], expected different ones from 0 to 2",
+        "mask token: found 384, expected below 384",
+    ):
+        assert problem in done.stderr
+    tokens.write_text(json.dumps({"tokens": [5, 6, 999, 7], "start": 2}) + "\n" + tokens.read_text())
+    done = train(tmp_path / "b", "fit", "--tokens", str(tokens))
+    assert done.returncode == 1
+    assert "token 999 in the texts, the verifier has 384" in done.stderr
+
+
+def test_training_goes_on_from_a_drafter_of_zlabs_layout(
+    trained: Path, prompts: Path, tmp_path: Path
+) -> None:
+    done = train(tmp_path / "on", "--prompts", str(prompts), "--init", str(trained))
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        json.loads((out / "report.json").read_text()) for out in (trained, tmp_path / "on")
+    )
+    # The exported weights are rounded to BF16.
+    assert after["start"]["accepted"] == pytest.approx(before["best"]["accepted"], abs=0.05)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"architectures": ["DFlash2DraftModel"]}')
+    done = train(tmp_path / "no", "--prompts", str(prompts), "--init", str(other))
+    assert done.returncode == 1
+    assert "goes on from z-lab's DFlashDraftModel" in done.stderr
+
+
 def test_a_drafter_that_drafts_otherwise_than_promised_is_told_apart() -> None:
     real = Simulation(accepted=0.5, error=0.02, reached=[], n_blocks=400)
     assert not real.is_far_from(0.55)
@@ -163,6 +201,8 @@ def test_a_drafter_that_drafts_otherwise_than_promised_is_told_apart() -> None:
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl is no file"),
         (("--synthesize", "2"), "conversations to train on"),
         (("--init", "nowhere", "--synthesize", "2"), "has no config.json"),
+        (("--synthesize", "2", "--decay", "0"), "--decay: expected a number above 0"),
+        (("--synthesize", "2", "--soft", "2"), "--soft: expected a share from 0 to 1"),
     ],
 )
 def test_what_is_missing_is_told(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -106,6 +106,10 @@ def _problem(arguments: Arguments) -> str | None:
         return f"--out: {arguments.out} is a file, expected a folder"
     if not 0 < data.get("held_out", 0.05) < 1:
         return "--held-out: expected a share between 0 and 1"
+    if not 0 <= arguments.fit.get("soft", 0.0) <= 1:
+        return "--soft: expected a share from 0 to 1"
+    if arguments.fit.get("decay", 1.0) == 0:
+        return "--decay: expected a number above 0"
     return None
 
 

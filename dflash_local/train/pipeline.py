@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dflash_local.errors import DFlashError
@@ -28,7 +31,7 @@ from .options import TrainOptions
 from .processes import Processes
 from .prompts import Asked, Template, as_they_are, questions_of, read_prompts, synthesize
 from .store import Store
-from .verifier_file import VerifierFile
+from .verifier_file import Sizes, VerifierFile
 from .warm_start import calibrate, can_warm_start, warm_start
 from .workspace import Workspace
 
@@ -54,12 +57,19 @@ def make_prompts(options: TrainOptions, work: Workspace, progress: Progress) -> 
         found = [c for one in asked for c in as_they_are(one, template)]
         if not found:
             raise DFlashError("--as-is: there is no answer of the assistant's in the prompts")
-        work.append(found)
+        work.write_lines(work.conversations, map(texts.to_line, found))
     prompts = (
         [] if options.data.as_is else [p for one in asked for p in questions_of(one, template)]
     )
     room = options.data.max_length - options.data.max_tokens
     fitting = {tuple(prompt): None for prompt in prompts if 0 < len(prompt) <= room}
+    long = sum(len(prompt) > room for prompt in prompts)
+    if long:
+        warnings.warn(
+            f"{long} of {len(prompts)} prompts are longer than {room} tokens and left out: "
+            "--max-length less --max-tokens is what a prompt may have",
+            stacklevel=2,
+        )
     work.write_lines(work.prompts, (f"{list(prompt)}\n" for prompt in fitting))
 
 
@@ -169,7 +179,9 @@ class Training:
         self.options = options
         self.train, self.held_out = load_texts(options, work)
         self.verifier = VerifierFile(options.verifier)
+        _check_tokens([*self.train, *self.held_out], self.verifier.sizes.n_vocab)
         self.fields = drafter_fields(options, self.verifier, self.train)
+        _check_fields(self.fields, self.verifier.sizes)
         tapped = [layer + 1 for layer in self.fields["dflash_config"]["target_layer_ids"]]
         self._capturer = Capturer(
             options.verifier,
@@ -238,6 +250,70 @@ class Training:
             calibrate(self.drafter, self.vocabulary, self.examples.batch(0), self.verifier)
 
 
+def _check_tokens(conversations: Sequence[Conversation], n_vocab: int) -> None:
+    highest = max(max(text.tokens) for text in conversations)
+    if highest >= n_vocab:
+        raise DFlashError(
+            f"token {highest} in the texts, the verifier has {n_vocab}: they are another model's"
+        )
+
+
+def _check_fields(fields: dict[str, Any], sizes: Sizes) -> None:
+    """What a drafter to be trained has to be; raises DFlashError with every problem."""
+    draft = fields["dflash_config"]
+    ids, last = draft["target_layer_ids"], sizes.n_layer - 2
+    problems = [
+        f"{name}: found {found}, expected {wanted}"
+        for name, found, wanted, good in (
+            ("block", fields["block_size"], "2 to 256", 2 <= fields["block_size"] <= 256),
+            (
+                "layers",
+                fields["num_hidden_layers"],
+                f"1 to {sizes.n_layer}",
+                1 <= fields["num_hidden_layers"] <= sizes.n_layer,
+            ),
+            (
+                "target layers",
+                ids,
+                f"different ones from 0 to {last}",
+                bool(ids) and len({*ids}) == len(ids) and 0 <= min(ids) <= max(ids) <= last,
+            ),
+            (
+                "mask token",
+                draft["mask_token_id"],
+                f"below {sizes.n_vocab}",
+                0 <= draft["mask_token_id"] < sizes.n_vocab,
+            ),
+            (
+                "hidden size",
+                fields["hidden_size"],
+                f"the verifier's {sizes.n_embd}",
+                fields["hidden_size"] == sizes.n_embd,
+            ),
+        )
+        if not good
+    ]
+    if problems:
+        raise DFlashError(
+            "the drafter cannot be trained:" + "".join(f"\n  - {p}" for p in problems)
+        )
+
+
+def _published(folder: Path) -> dict[str, Any]:
+    """config.json of a drafter in z-lab's layout; raises DFlashError where it is another."""
+    fields: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    draft = fields.get("dflash_config")
+    known = isinstance(draft, dict) and {"mask_token_id", "target_layer_ids"} <= set(draft)
+    windowed = fields.get("use_sliding_window") or fields.get("is_causal")
+    if fields.get("architectures") != ["DFlashDraftModel"] or not known or windowed:
+        raise DFlashError(
+            f"{folder / 'config.json'}: training goes on from z-lab's DFlashDraftModel with "
+            "`dflash_config` and without sliding or causal layers only"
+        )
+    fields.setdefault("block_size", draft.get("block_size", 16) if draft else 16)
+    return fields
+
+
 def _vocabulary(training: Training) -> Vocabulary:
     """Over the tokens of all texts: what a text never holds is hardly ever the verifier's word."""
     tokens = sorted({t for c in [*training.train, *training.held_out] for t in c.tokens})
@@ -254,8 +330,7 @@ def drafter_fields(
 ) -> dict[str, Any]:
     """config.json of the drafter to be trained."""
     if options.shape.init is not None:
-        fields: dict[str, Any] = json.loads((options.shape.init / "config.json").read_text("utf-8"))
-        return fields
+        return _published(options.shape.init)
     wanted, sizes = options.shape, verifier.sizes
     made = shape.config_fields(
         sizes,
@@ -269,7 +344,11 @@ def drafter_fields(
     return made
 
 
-def load_weights(drafter: Drafter, folder: Any) -> None:
+def load_weights(drafter: Drafter, folder: Path) -> None:
     """The weights of a checkpoint in the published layout."""
-    state = load_file(folder / "model.safetensors")
-    drafter.load_state_dict({name: value.float() for name, value in state.items()})
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+        drafter.load_state_dict({name: value.float() for name, value in state.items()})
+    except (RuntimeError, SafetensorError) as error:
+        raise DFlashError(f"{path} does not hold what its config.json says: {error}") from error

@@ -76,29 +76,27 @@ def simulate(
         width = session.drafter.max_width
         for text, reading, anchors in texts:
             for anchor in anchors:
-                # A draft needs room for its block, and answers to be judged by.
-                if anchor + width >= len(text.tokens):
-                    continue
                 session.sync(text.tokens[:anchor])
                 session.anchor(text.tokens[anchor])
                 drafts = session.propose().tokens
                 session.discard()
-                wanted = reading.ids[anchor : anchor + len(drafts), 0].tolist()
-                accepted.append(_prefix(drafts, wanted))
+                # Judged, as in training, as far as the text goes.
+                end = min(anchor + len(drafts), len(text.tokens) - 1)
+                accepted.append(_prefix(drafts, reading.ids[anchor:end, 0].tolist()))
     finally:
         llm.close()
     return _summary(np.array(accepted), width)
 
 
 def _prefix(drafts: Sequence[int], wanted: Sequence[int]) -> int:
-    hits = [a == b for a, b in zip(drafts, wanted, strict=True)]
+    hits = [a == b for a, b in zip(drafts, wanted, strict=False)]
     return hits.index(False) if False in hits else len(hits)
 
 
 def _summary(accepted: np.ndarray, width: int) -> Simulation:
     n = len(accepted)
     if n == 0:
-        raise BackendError("no held-out answer is longer than a block: nothing to simulate")
+        raise BackendError("no held-out answer is longer than a token: nothing to simulate")
     return Simulation(
         accepted=float(accepted.mean()),
         error=float(accepted.std() / np.sqrt(n)),

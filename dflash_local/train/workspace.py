@@ -70,7 +70,9 @@ def _name(value: object) -> str:
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
-        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     changed = list(_differences(before, settings))
