@@ -183,6 +183,8 @@ class Fit:
         step = _Step(self.model, self.vocabulary, self._options)
         with torch.no_grad():
             parts = [step(batch.to(self._processes.device)) for batch in self._held_out()]
+        # A process may have no held-out text: there are fewer of them than processes.
+        parts.append(Losses.nothing(self.model.block_size - 1, self._processes.device))
         whole = Losses(**{f.name: sum(getattr(p, f.name) for p in parts) for f in fields(Losses)})
         return Score.of(self._processes.totals(whole))
 

@@ -48,6 +48,14 @@ class Losses:
     hits: Tensor
     n_valid: Tensor
 
+    @classmethod
+    def nothing(cls, n_positions: int, device: torch.device) -> Losses:
+        """The sums over no block."""
+        count = torch.zeros((), dtype=torch.long, device=device)
+        counts = torch.zeros(n_positions, dtype=torch.long, device=device)
+        zero = torch.zeros((), device=device)
+        return cls(zero, zero, count, count, counts, counts)
+
 
 def losses(logits: Tensor, targets: Targets, *, soft: float, decay: float | None) -> Losses:
     """The loss of blocks, and how well they would draft.
