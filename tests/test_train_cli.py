@@ -163,7 +163,8 @@ def test_a_drafter_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         "mask token: found 384, expected below 384",
     ):
         assert problem in done.stderr
-    tokens.write_text(json.dumps({"tokens": [5, 6, 999, 7], "start": 2}) + "\n" + tokens.read_text())
+    foreign = json.dumps({"tokens": [5, 6, 999, 7], "start": 2})
+    tokens.write_text(f"{foreign}\n{tokens.read_text()}")
     done = train(tmp_path / "b", "fit", "--tokens", str(tokens))
     assert done.returncode == 1
     assert "token 999 in the texts, the verifier has 384" in done.stderr
