@@ -72,6 +72,11 @@ def test_it_ends_with_a_drafter_that_beats_its_own_start(trained: Path) -> None:
     assert report["best"]["accepted"] > report["start"]["accepted"]
     assert report["simulation"]["n_blocks"] > 10
     assert report["texts"]["held_out"] > 0
+    lengths = {name: [one["accepted"] for one in all_] for name, all_ in report["by_width"].items()}
+    assert [one["width"] for one in report["by_width"]["trained"]] == [1, 2, 3, 4]
+    assert lengths["trained"][-1] > lengths["untrained"][-1]
+    real = report["simulation"]
+    assert abs(real["accepted"] - lengths["trained"][-1]) <= 2 * real["error"]
     assert report["verifier"]["chat_template"].startswith("sha256 ")
     for text in ((trained / "report.json").read_text(), (trained / "report.md").read_text()):
         assert str(trained.parent) not in text, "where things lie is nobody's business"

@@ -373,8 +373,8 @@ def test_an_ngram_drafter_goes_on_as_the_last_place_that_ended_alike_did() -> No
     ids = np.array([[1], [2], [9], [1], [2], [7], [4]], np.int32)  # the best token after each
     reading = Reading(np.zeros((7, 1), np.float32), ids, np.zeros((7, 1), np.float32))
     # After 9, 1: "2" as the verifier says, then "9" where it says 7. After 9: 1, 2, 9 all wrong.
-    assert ngram.accepted([(text, reading, [4])], 3) == 1.0
-    assert ngram.accepted([(text, reading, [4, 6])], 3) == 0.5
+    assert ngram.accepted_drafts([(text, reading, [4])], 3).tolist() == [1]
+    assert ngram.accepted_drafts([(text, reading, [4, 5])], 3).tolist() == [1, 0]
 
 
 # ---- conversations -------------------------------------------------------------------------

@@ -9,9 +9,7 @@ from pathlib import Path
 
 from dflash_local.errors import DFlashError
 
-from . import ngram
-from .capture import Reading
-from .conversations import Conversation
+from .acceptance import Acceptance, Anchored, of_model, of_ngram, widths_of
 from .examples import anchors_of
 from .export import save_checkpoint
 from .pipeline import EVALUATED, Training
@@ -47,9 +45,11 @@ def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation:
     return simulation
 
 
-def _tried(training: Training) -> Iterator[tuple[Conversation, Reading, list[int]]]:
+def _tried(training: Training) -> Iterator[Anchored]:
     for text in training.held_out[:EVALUATED]:
-        yield text, training.read(text), anchors_of(text, 0, None)[::_EVERY].tolist()
+        anchors = anchors_of(text, 0, None)[::_EVERY].tolist()
+        if anchors:
+            yield text, training.read(text), anchors
 
 
 def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
@@ -59,7 +59,9 @@ def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
         DFlashError: it drafts otherwise than training promised. Training and inference differ
             then, and nobody should wonder later why it is slow.
     """
-    options, promised = training.options, training.fit.progress.best
+    options = training.options
+    by_width = _by_width(training)
+    promised = by_width["trained"][-1].accepted
     if simulation.is_far_from(promised) and not options.force:
         raise DFlashError(
             f"the drafter accepts {simulation.accepted:.2f} drafts a block in the real loop, but "
@@ -68,6 +70,16 @@ def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
         )
     for name in _FILES:
         (work.folder / "export" / name).replace(work.out / name)
-    repeated = ngram.accepted(_tried(training), training.fields["block_size"] - 1)
-    write_report(training, simulation, repeated, work.out)
+    write_report(training, simulation, by_width, work.out)
     return work.out / GGUF
+
+
+def _by_width(training: Training) -> dict[str, list[Acceptance]]:
+    """Of the drafter, of the one that it began as, and of one without weights."""
+    widths = widths_of(training.fields["block_size"])
+    texts, vocabulary = list(_tried(training)), training.vocabulary
+    return {
+        "trained": of_model(training.trained(), vocabulary, texts, widths),
+        "untrained": of_model(training.untrained(), vocabulary, texts, widths),
+        "ngram": of_ngram(texts, widths),
+    }

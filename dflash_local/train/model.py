@@ -218,6 +218,11 @@ class Vocabulary(nn.Module):
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("index", index, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where embedding and head are."""
+        return self.embedding.device
+
     def blocks(self, anchors: Tensor, size: int) -> Tensor:
         """Embeddings [..., size, H] of anchor tokens [...], each followed by masks."""
         masks = torch.full((*anchors.shape, size - 1), self.mask_token, device=anchors.device)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from .capture import Reading
 from .conversations import Conversation
 
@@ -20,13 +23,16 @@ def propose(tokens: Sequence[int], width: int) -> list[int]:
     return []
 
 
-def accepted(texts: Iterable[tuple[Conversation, Reading, Sequence[int]]], width: int) -> float:
-    """Drafts accepted a block at anchors of texts, mean; a block without a draft accepts none."""
+def accepted_drafts(
+    texts: Iterable[tuple[Conversation, Reading, Sequence[int]]], width: int
+) -> npt.NDArray[np.int64]:
+    """[n] drafts accepted at each anchor of texts; a block without a draft accepts none."""
     counts = []
     for text, reading, anchors in texts:
         for anchor in anchors:
             drafts = propose(text.tokens[: anchor + 1], width)
-            wanted = reading.ids[anchor : anchor + len(drafts), 0].tolist()
+            end = min(anchor + len(drafts), len(text.tokens) - 1)  # as far as the text goes
+            wanted = reading.ids[anchor:end, 0].tolist()
             hits = [a == b for a, b in zip(drafts, wanted, strict=False)]
             counts.append(hits.index(False) if False in hits else len(hits))
-    return sum(counts) / max(1, len(counts))
+    return np.array(counts, np.int64)

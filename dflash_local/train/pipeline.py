@@ -193,12 +193,9 @@ class Training:
         rank = f"{processes.rank}-of-{processes.world}"
         limit = int(options.cache_gb * 1e9 / processes.world)
         self._store = Store(work.readings / rank, self._capturer.n_features, TOP_K, limit)
-        torch.manual_seed(options.fit.seed)
-        self.drafter = Drafter(drafter_config(self.fields))
         self.vocabulary = _vocabulary(self)
-        self._start()
         self.fit = Fit(
-            self.drafter,
+            self.untrained(),
             self.vocabulary,
             self.examples,
             self.looked_at(processes),
@@ -221,6 +218,25 @@ class Training:
             seed=fit.seed,
         )
 
+    def untrained(self) -> Drafter:
+        """The drafter as training finds it, the same each time."""
+        torch.manual_seed(self.options.fit.seed)
+        drafter, wanted = Drafter(drafter_config(self.fields)), self.options.shape
+        if wanted.init is not None:
+            load_weights(drafter, wanted.init)
+        elif not wanted.cold and can_warm_start(self.verifier):
+            warm_start(drafter, self.verifier)
+            drafter.to(self.vocabulary.device)
+            batch = self.examples.batch(0).to(self.vocabulary.device)
+            calibrate(drafter, self.vocabulary, batch, self.verifier)
+        return drafter.to(self.vocabulary.device)
+
+    def trained(self) -> Drafter:
+        """The drafter that did best on held-out text."""
+        drafter = Drafter(drafter_config(self.fields))
+        drafter.load_state_dict(self.fit.best)
+        return drafter.to(self.vocabulary.device)
+
     def looked_at(self, processes: Processes) -> Callable[[], Any]:
         """Held-out batches, this process's share of them."""
         mine = self.held_out[:EVALUATED][processes.rank :: processes.world]
@@ -240,14 +256,6 @@ class Training:
     def close(self) -> None:
         """Frees the verifier."""
         self._capturer.close()
-
-    def _start(self) -> None:
-        shape_ = self.options.shape
-        if shape_.init is not None:
-            load_weights(self.drafter, shape_.init)
-        elif not shape_.cold and can_warm_start(self.verifier):
-            warm_start(self.drafter, self.verifier)
-            calibrate(self.drafter, self.vocabulary, self.examples.batch(0), self.verifier)
 
 
 def _check_tokens(conversations: Sequence[Conversation], n_vocab: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -15,28 +16,32 @@ from typing import Any
 from dflash_local import hub
 from dflash_local.gguf_header import GGUFHeader
 
+from .acceptance import Acceptance
 from .pipeline import Training
 from .simulate import Simulation
 
 SCHEMA = 1
+_NAMES = {"trained": "this drafter", "untrained": "before training", "ngram": "n-gram"}
 _PACKAGES = ("dflash-local", "llama-cpp-python", "torch", "transformers")
 
 
-def write_report(training: Training, simulation: Simulation, ngram: float, folder: Path) -> None:
+#: Of the drafter ("trained"), of the one that it began as ("untrained"), of one without weights.
+ByWidth = Mapping[str, Sequence[Acceptance]]
+
+
+def write_report(
+    training: Training, simulation: Simulation, by_width: ByWidth, folder: Path
+) -> None:
     """Writes the three files; the picture only where matplotlib is installed."""
-    report = to_report(training, simulation, ngram)
+    report = to_report(training, simulation, by_width)
     text = json.dumps(report, indent=1)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _draw(report, folder / "training.png")
 
 
-def to_report(training: Training, simulation: Simulation, ngram: float) -> dict[str, Any]:
-    """Plain values: provenance, texts, course and outcome of a training.
-
-    Args:
-        ngram: drafts a block that a drafter without weights gets accepted on the same text.
-    """
+def to_report(training: Training, simulation: Simulation, by_width: ByWidth) -> dict[str, Any]:
+    """Plain values: provenance, texts, course and outcome of a training."""
     options, progress = training.options, training.fit.progress
     start = progress.log[0]
     best = next(entry for entry in progress.log if entry["step"] == progress.best_step)
@@ -60,20 +65,14 @@ def to_report(training: Training, simulation: Simulation, ngram: float) -> dict[
         "start": start,
         "best": best,
         "simulation": asdict(simulation),
-        "ngram": ngram,
+        "by_width": {name: [asdict(one) for one in all_] for name, all_ in by_width.items()},
         "log": progress.log,
     }
 
 
 def to_markdown(report: dict[str, Any]) -> str:
     """The same, to be read."""
-    start, best, real = report["start"], report["best"], report["simulation"]
-    width = len(best["per_position"])
-    head = "| | drafts accepted a block | " + " | ".join(str(k + 1) for k in range(width)) + " |"
-    rows = [
-        _row(f"{_start_name(report)}, untrained", start["accepted"], start["per_position"]),
-        _row(f"best, step {report['best_step']}", best["accepted"], best["per_position"]),
-    ]
+    real, by_width = report["simulation"], report["by_width"]
     texts, fit = report["texts"], report["fit"]
     return "\n".join(
         [
@@ -81,19 +80,32 @@ def to_markdown(report: dict[str, Any]) -> str:
             "",
             f"Held-out text, the verifier taken as greedy. In the real loop, at {real['n_blocks']} "
             f"anchors: **{real['accepted']:.2f} drafts accepted a block** (standard error "
-            f"{real['error']:.2f}), an acceptance length of {1 + real['accepted']:.2f}. Repeating "
-            f"what followed the same words before (n-gram) would get {report['ngram']:.2f}.",
+            f"{real['error']:.2f}), an acceptance length of {1 + real['accepted']:.2f}.",
             "",
-            head,
-            "|---|---:|" + "---:|" * width,
-            *rows,
+            "Acceptance length by width (drafts a block), computed in torch at the same anchors:",
             "",
-            "The columns by position: how often a draft is the verifier's best token, each "
-            "position judged alone.",
+            *_table(
+                ["", *(str(one["width"]) for one in by_width["trained"])],
+                [
+                    [_NAMES[name], *(f"{1 + one['accepted']:.2f}" for one in by_width[name])]
+                    for name in _NAMES
+                ],
+            ),
+            "",
+            "Share of the widest blocks in which at least so many drafts were accepted:",
+            "",
+            *_table(
+                ["", *(str(k + 1) for k in range(by_width["trained"][-1]["width"]))],
+                [
+                    [_NAMES[name], *(f"{share:.0%}" for share in by_width[name][-1]["reached"])]
+                    for name in _NAMES
+                ],
+            ),
             "",
             f"- {texts['train']} conversations ({texts['train_tokens']} tokens), "
             f"{texts['held_out']} held out",
-            f"- {report['steps']} steps of {fit['batch_size']} texts with {fit['n_blocks']} blocks",
+            f"- {report['steps']} steps of {fit['batch_size']} texts with {fit['n_blocks']} "
+            f"blocks, the best at step {report['best_step']}",
             f"- verifier {report['verifier']['file']}, {report['verifier']['fingerprint']}; chat "
             f"template {report['verifier']['chat_template']}",
             f"- {', '.join(f'{name} {number}' for name, number in report['versions'].items())}",
@@ -104,13 +116,9 @@ def to_markdown(report: dict[str, Any]) -> str:
     )
 
 
-def _row(name: str, accepted: float, per_position: list[float]) -> str:
-    shares = " | ".join(f"{share:.0%}" for share in per_position)
-    return f"| {name} | {accepted:.2f} | {shares} |"
-
-
-def _start_name(report: dict[str, Any]) -> str:
-    return "start" if report["log"][0]["step"] == 0 else "first look"
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _verifier(path: Path) -> dict[str, Any]:
