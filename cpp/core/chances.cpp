@@ -1,0 +1,110 @@
+#include "core/chances.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+namespace dflash {
+
+namespace {
+
+constexpr double kForget = 0.995;  // a share is the mean of about 200 of its last observations
+constexpr double kExpected = 4;    // observations that what was expected counts for
+constexpr double kRestored = 16;   // those that an earlier time counts for
+constexpr double kMoodRate = 0.1;
+constexpr double kMoodForget = 0.99;
+// A block's shift is taken to be small until many drafts say otherwise.
+constexpr double kBlockDoubt = 80;
+constexpr double kBlockWeight = 0.2;  // of a draft: what it tells
+constexpr int32_t kBlockMost = 600;
+
+double log_odds(double chance) {
+  constexpr double kSure = 1e-4;
+  const double c = std::clamp(chance, kSure, 1 - kSure);
+  return std::log(c / (1 - c));
+}
+
+double chance_of(double odds) { return 1 / (1 + std::exp(-odds)); }
+
+void follow(double& mood, double surprise) {
+  mood = kMoodForget * (mood + kMoodRate * surprise);
+}
+
+}  // namespace
+
+double Chances::Share::mean(double expected, double weight) const {
+  return (hits + weight * expected) / (tries + weight);
+}
+
+void Chances::Share::observe(bool hit) {
+  hits = kForget * hits + (hit ? 1 : 0);
+  tries = kForget * tries + 1;
+}
+
+// Log odds from -3 to 5, in steps of 2/3.
+size_t Chances::bucket(float probability) {
+  const double at = (log_odds(probability) + 3) * 1.5;
+  return static_cast<size_t>(std::clamp(at, 0.0, static_cast<double>(kBuckets - 1)));
+}
+
+// A place not seen yet is taken to be like the one before it.
+double Chances::usual_at(int32_t index) const {
+  double mean = 0.5;
+  for (int32_t i = 0; i <= index; ++i) mean = by_index_.at(static_cast<size_t>(i)).mean(mean, 1);
+  return mean;
+}
+
+double Chances::by_place(Place place) const {
+  const double shift = blocks_.at(static_cast<size_t>(place.block)).shift;
+  return chance_of(log_odds(usual_at(place.index)) + mood_of_places_ + shift);
+}
+
+double Chances::by_probability(float probability) const {
+  const double mean = by_probability_[bucket(probability)].mean(probability, kExpected);
+  return chance_of(log_odds(mean) + mood_of_probabilities_);
+}
+
+double Chances::of(Place place, float probability) const {
+  return probability < 0 ? by_place(place) : by_probability(probability);
+}
+
+double Chances::elsewhere(double chance, int32_t block, int32_t other) const {
+  if (block == other) return chance;
+  const double more = blocks_.at(static_cast<size_t>(other)).shift -
+                      blocks_.at(static_cast<size_t>(block)).shift;
+  return chance_of(log_odds(chance) + more);
+}
+
+void Chances::observe(Place place, float probability, bool accepted) {
+  const double hit = accepted ? 1 : 0;
+  const double surprise = hit - by_place(place);
+  follow(mood_of_places_, surprise);
+  Block& block = blocks_.at(static_cast<size_t>(place.block));
+  block.n = std::min(block.n + 1, kBlockMost);
+  block.shift += surprise / (kBlockDoubt + kBlockWeight * block.n);
+  if (probability >= 0) {
+    follow(mood_of_probabilities_, hit - by_probability(probability));
+    by_probability_[bucket(probability)].observe(accepted);
+  }
+  by_index_.at(static_cast<size_t>(place.index)).observe(accepted);
+}
+
+std::vector<double> Chances::usual() const {
+  std::vector<double> means;
+  for (size_t i = 0; i < by_index_.size(); ++i) means.push_back(usual_at(static_cast<int32_t>(i)));
+  return means;
+}
+
+void Chances::restore(const std::vector<double>& usual) {
+  if (usual.size() != by_index_.size()) {
+    throw std::invalid_argument("chances of another width: expected " +
+                                std::to_string(by_index_.size()) + ", found " +
+                                std::to_string(usual.size()));
+  }
+  for (size_t i = 0; i < usual.size(); ++i) {
+    by_index_[i] = {std::clamp(usual[i], 0.0, 1.0) * kRestored, kRestored};
+  }
+}
+
+}  // namespace dflash

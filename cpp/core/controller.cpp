@@ -1,0 +1,150 @@
+#include "core/controller.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace dflash {
+
+namespace {
+
+constexpr double kRecentSteps = 0.97;  // weight of the past in the present rate, a step
+constexpr double kRecentTokens = 48;   // after so many tokens a gain counts for a third
+constexpr double kMostBlocks = 6;      // blocks that a gain is the mean of
+constexpr double kUsualBlocks = 1;     // blocks that what is usual counts for
+constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
+constexpr double kGainShare = 0.1;     // of the time that drafting has won
+constexpr double kMostProbes = 4;      // blocks the budget may hold
+constexpr int32_t kFirstWidest = 4;    // blocks between two of the widest, at first
+constexpr int32_t kMostWidest = 500;   // and in the end
+constexpr size_t kMostOpen = 4;
+
+}  // namespace
+
+Controller::Controller(int32_t max_width)
+    : costs_(max_width), chances_(max_width), gains_(static_cast<size_t>(max_width) + 1) {}
+
+// Tokens a second: what is reached at present, and no less than plain decoding.
+double Controller::rate() const {
+  const double plain = 1 / costs_.verify(0);
+  return recent_seconds_ > 0 ? std::max(plain, recent_tokens_ / recent_seconds_) : plain;
+}
+
+int32_t Controller::choose_draft(int32_t room, double catch_up) {
+  if (room < 1 || costs_.verify(0) <= 0) return 0;
+  const double rate_now = rate();
+  Choice best;
+  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
+    const double tokens =
+        worth(block, room, rate_now) - rate_now * (costs_.draft(block) + catch_up);
+    if (best.width == 0 || tokens > best.tokens) best = {block, tokens};
+  }
+  if (best.tokens > 0) return wider(best.width);
+  const double price = costs_.draft(best.width) + catch_up;
+  if (budget_ < price) return 0;
+  budget_ -= price;
+  return best.width;
+}
+
+// A block may be narrow because wide ones were not tried: now and then the widest is, less and less
+// often, for what width does to a drafter does not change with the text.
+int32_t Controller::wider(int32_t block) {
+  const int32_t widest = costs_.max_width();
+  blocks_since_widest_ += 1;
+  if (block != widest && blocks_since_widest_ < kFirstWidest + n_widest_) return block;
+  blocks_since_widest_ = 0;
+  n_widest_ = std::min(n_widest_ + 1, kMostWidest);
+  return widest;
+}
+
+// What such a block is likely to bring, going by the last ones and by what is usual.
+double Controller::worth(int32_t block, int32_t room, double rate) const {
+  const Gain& gain = gains_[static_cast<size_t>(block)];
+  const double usual = best_verify(chances_of({}, block), room, rate).tokens;
+  return (gain.weight * gain.tokens + kUsualBlocks * usual) / (gain.weight + kUsualBlocks);
+}
+
+// [block] what the chances of a draft would be, had it been a block of another width; beyond its
+// own end, what is usual.
+std::vector<double> Controller::chances_of(const Draft& draft, int32_t block) const {
+  const auto drafted = static_cast<int32_t>(draft.tokens.size());
+  std::vector<double> chances;
+  for (int32_t i = 0; i < block; ++i) {
+    if (i >= drafted) {
+      chances.push_back(chances_.of({block, i}));
+      continue;
+    }
+    const float probability =
+        draft.confidence.empty() ? -1.0F : draft.confidence[static_cast<size_t>(i)];
+    const double chance = chances_.of({drafted, i}, probability);
+    chances.push_back(chances_.elsewhere(chance, drafted, block));
+  }
+  return chances;
+}
+
+// The width that brings most over a plain step, 0 where none does.
+Controller::Choice Controller::best_verify(const std::vector<double>& chances, int32_t room,
+                                           double rate) const {
+  Choice best;
+  double tokens = 0;
+  double reached = 1;
+  const auto n = std::min(static_cast<int32_t>(chances.size()), room);
+  for (int32_t width = 1; width <= n; ++width) {
+    reached *= chances[static_cast<size_t>(width - 1)];
+    tokens += reached;
+    const double won = tokens - rate * (costs_.verify(width) - costs_.verify(0));
+    if (won > best.tokens) best = {width, won};
+  }
+  return best;
+}
+
+int32_t Controller::choose_verify(const Draft& draft, int32_t room) {
+  const double rate_now = rate();
+  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
+    Gain& gain = gains_[static_cast<size_t>(block)];
+    const double tokens = best_verify(chances_of(draft, block), room, rate_now).tokens;
+    gain.tokens = (gain.tokens * gain.weight + tokens) / (gain.weight + 1);
+    gain.weight = std::min(gain.weight + 1, kMostBlocks);
+  }
+  const auto drafted = static_cast<int32_t>(draft.tokens.size());
+  return best_verify(chances_of(draft, drafted), room, rate_now).width;
+}
+
+void Controller::stepped(const StepSeen& step) {
+  const auto n_drafted = static_cast<int32_t>(step.draft.tokens.size());
+  costs_.verified(step.n_verified, step.verify_seconds);
+  if (n_drafted > 0) {
+    costs_.drafted(n_drafted, step.draft_seconds);
+    if (open_.size() == kMostOpen) open_.erase(open_.begin());
+    open_.push_back({step.draft, 0});
+  }
+  for (const Token token : step.emitted) judge(token);
+  const auto n_emitted = static_cast<double>(step.emitted.size());
+  const double seconds = costs_.verify(step.n_verified) + costs_.draft(n_drafted);
+  const double won = n_emitted * costs_.verify(0) - seconds;  // over plain decoding
+  budget_ += kProbeShare * seconds + kGainShare * std::max(0.0, won);
+  const double most = kMostProbes * costs_.draft(costs_.max_width());
+  if (most > 0) budget_ = std::min(budget_, most);
+  recent_tokens_ = kRecentSteps * recent_tokens_ + n_emitted;
+  recent_seconds_ = kRecentSteps * recent_seconds_ + seconds;
+  const double kept = std::exp(-n_emitted / kRecentTokens);
+  for (Gain& gain : gains_) gain.weight *= kept;
+}
+
+// The text goes on with a token: right for the drafts that foresaw it, the end of the others.
+void Controller::judge(Token token) {
+  std::vector<Open> still;
+  for (Open& open : open_) {
+    const bool hit = open.draft.tokens[open.next] == token;
+    const float probability =
+        open.draft.confidence.empty() ? -1.0F : open.draft.confidence[open.next];
+    const Place place = {static_cast<int32_t>(open.draft.tokens.size()),
+                         static_cast<int32_t>(open.next)};
+    chances_.observe(place, probability, hit);
+    open.next += 1;
+    if (hit && open.next < open.draft.tokens.size()) still.push_back(std::move(open));
+  }
+  open_ = std::move(still);
+}
+
+}  // namespace dflash

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/chances.h"
+#include "core/costs.h"
+#include "core/models.h"
+
+namespace dflash {
+
+/// What a step did.
+struct StepSeen {
+  const Draft& draft;  ///< all of it, also what was not verified; empty in a plain step
+  int32_t n_verified;  ///< drafts decoded beside the anchor
+  const std::vector<Token>& emitted;
+  double draft_seconds;
+  double verify_seconds;
+};
+
+/// Decides how wide to draft and how much of a draft to verify, for the most tokens a second.
+///
+/// Time is worth tokens: those that the present rate would emit in it. A verify of w drafts gains
+/// the tokens it is likely to emit less the worth of its time; a block is drafted when what such
+/// blocks gained of late, over a plain step, exceeds the worth of the time that drafting takes.
+/// Where nothing is to be gained it decodes plainly, and drafts a block now and then from a budget,
+/// a small share of the time that has passed; what the text then says tells whether it was right,
+/// verified or not.
+class Controller {
+ public:
+  explicit Controller(int32_t max_width);
+
+  /// Tokens to draft in the coming step; 0: plain decoding. `room`: drafts that may be verified;
+  /// `catch_up`: seconds that the drafter needs to take in what it has not seen.
+  int32_t choose_draft(int32_t room, double catch_up = 0);
+  /// How many drafts of a block to verify, at most `room`.
+  int32_t choose_verify(const Draft& draft, int32_t room);
+  /// Learns from a step, whoever chose its widths.
+  void stepped(const StepSeen& step);
+
+  Costs& costs() { return costs_; }
+  const Costs& costs() const { return costs_; }
+  Chances& chances() { return chances_; }
+  const Chances& chances() const { return chances_; }
+
+ private:
+  /// What a block brings over a plain step, in tokens, the time of drafting not counted.
+  struct Gain {
+    double tokens = 0;
+    double weight = 0;  // blocks it is the mean of
+  };
+  /// A draft that the text has not contradicted yet.
+  struct Open {
+    Draft draft;
+    size_t next = 0;
+  };
+  struct Choice {
+    int32_t width = 0;
+    double tokens = 0;
+  };
+
+  double rate() const;
+  double worth(int32_t block, int32_t room, double rate) const;
+  std::vector<double> chances_of(const Draft& draft, int32_t block) const;
+  Choice best_verify(const std::vector<double>& chances, int32_t room, double rate) const;
+  int32_t wider(int32_t block);
+  void judge(Token token);
+
+  Costs costs_;
+  Chances chances_;
+  std::vector<Gain> gains_;  // by width of the block
+  std::vector<Open> open_;
+  double recent_tokens_ = 0;
+  double recent_seconds_ = 0;
+  int32_t n_widest_ = 0;
+  int32_t blocks_since_widest_ = 0;
+  double budget_ = 0;  // seconds there are for blocks that are likely to lose
+};
+
+}  // namespace dflash
