@@ -14,6 +14,7 @@ from dflash_local.errors import DFlashError
 
 if TYPE_CHECKING:
     from dflash_local.train.options import TrainOptions
+    from dflash_local.train.verifier import Verifier
 
 
 def main(argv: list[str]) -> int:
@@ -42,24 +43,26 @@ def main(argv: list[str]) -> int:
 
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
     from dflash_local.train import finish, pipeline
+    from dflash_local.train.open_verifier import open_verifier
     from dflash_local.train.processes import Processes
     from dflash_local.train.workspace import Workspace
 
     processes, wanted = Processes(options.threads), STEPS if step is None else (step,)
-    work = Workspace(options)
+    verifier = open_verifier(options)
+    work = Workspace(options, verifier)
     if "prompts" in wanted and processes.rank == 0:
-        pipeline.make_prompts(options, work, progress.count)
+        pipeline.make_prompts(options, verifier, work, progress.count)
     if "generate" in wanted and processes.rank == 0:
-        pipeline.make_answers(options, work, progress.count)
+        pipeline.make_answers(options, verifier, work, progress.count)
     processes.wait()
     if not {"fit", "simulate", "export"} & set(wanted):
         return
-    training = pipeline.Training(options, work, processes)
+    training = pipeline.Training(options, verifier, work, processes)
     try:
         if "fit" in wanted:
             training.fit.run(progress.fitted)
         if processes.rank == 0 and {"simulate", "export"} & set(wanted):
-            simulation = finish.try_out(training, work, partial(_to_gguf, options))
+            simulation = finish.try_out(training, work, partial(_to_gguf, verifier, options))
             progress.simulated(simulation)
             if "export" in wanted:
                 print(finish.export(training, work, simulation))
@@ -68,10 +71,10 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
         processes.close()
 
 
-def _to_gguf(options: TrainOptions, folder: Path, target: Path) -> None:
+def _to_gguf(verifier: Verifier, options: TrainOptions, folder: Path, target: Path) -> None:
     from dflash_local.convert import convert
 
-    convert(folder, options.verifier, target, outtype=options.outtype)
+    convert(folder, verifier.gguf, target, outtype=options.outtype)
 
 
 def _options(arguments: Arguments) -> TrainOptions:

@@ -10,6 +10,7 @@ from typing import Any
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, non_negative, positive
 
+_VERIFIER = "a GGUF file; or, by transformers, a folder or an id (owner/name) of Hugging Face's"
 STEPS = ("prompts", "generate", "fit", "simulate", "export")
 
 
@@ -67,11 +68,11 @@ def parse(argv: list[str]) -> Arguments:
     parser = argparse.ArgumentParser(
         prog="dflash-local train",
         argument_default=argparse.SUPPRESS,
-        description="Train a drafter for a GGUF verifier, on its own answers to your prompts. Goes "
+        description="Train a drafter for a verifier, on its own answers to your prompts. Goes "
         "on where it was when it is started again. With a step's name only that step is done.",
     )
     parser.add_argument("step", nargs="?", choices=STEPS, default=None, help="default: all of them")
-    parser.add_argument("--verifier", type=Path, required=True, metavar="V.gguf")
+    parser.add_argument("--verifier", type=Path, required=True, metavar="V", help=_VERIFIER)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the drafter"
     )
@@ -95,10 +96,15 @@ def parse(argv: list[str]) -> Arguments:
 
 def _problem(arguments: Arguments) -> str | None:
     data = arguments.data
-    files = [arguments.verifier, data.get("prompts"), *data.get("tokens", ())]
+    verifier, gguf = arguments.verifier, arguments.run.get("gguf")
+    files = [gguf, data.get("prompts"), *data.get("tokens", ())]
     for path in files:
         if path is not None and not path.is_file():
             return f"{path} is no file"
+    if not (verifier.exists() or _is_id(verifier)):
+        return f"--verifier: {verifier} is no file, no folder and no Hugging Face id (owner/name)"
+    if gguf is not None and verifier.is_file():
+        return "--gguf: only beside a Hugging Face verifier, and --verifier is a file"
     init = arguments.shape.get("init")
     if init is not None and not (init / "config.json").is_file():
         return f"--init: {init} has no config.json: expected a drafter in the published layout"
@@ -111,6 +117,12 @@ def _problem(arguments: Arguments) -> str | None:
     if arguments.fit.get("decay", 1.0) == 0:
         return "--decay: expected a number above 0"
     return None
+
+
+def _is_id(verifier: Path) -> bool:
+    from dflash_local.convert.reading.repository import is_repository_id
+
+    return verifier.suffix != ".gguf" and bool(is_repository_id(verifier.as_posix()))
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -161,6 +173,8 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=positive, metavar="N", help="CPU threads (default: the physical cores)")
     add("--gpu-layers", type=int, metavar="N", help="of the verifier, -1 for all")
     add("--cache-gb", type=non_negative, metavar="X", help="disk for features, at most")
+    gguf = "a Hugging Face verifier as GGUF too: makes drafter.gguf and tries it in the real loop"
+    add("--gguf", type=Path, metavar="V.gguf", help=gguf)
     add("--outtype", metavar="TYPE", help="of the GGUF (default bf16)")
     add("--force", action="store_true", help="export although the simulation disagrees")
 

@@ -51,8 +51,13 @@ class TrainProgress:
             f"held-out text (best {progress.best:.3f} at step {progress.best_step})"
         )
 
-    def simulated(self, simulation: Simulation) -> None:
-        """Of the exported drafter."""
+    def simulated(self, simulation: Simulation | None) -> None:
+        """Of the exported drafter; None where it could not be tried."""
+        if simulation is None:
+            from dflash_local.train.simulate import NOT_TRIED
+
+            self._meter.say(NOT_TRIED)
+            return
         self._meter.say(
             f"in the real loop: {simulation.accepted:.3f} drafts accepted a block "
             f"(standard error {simulation.error:.3f}, {simulation.n_blocks} blocks)"

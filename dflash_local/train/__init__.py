@@ -1,1 +1,1 @@
-"""Training a drafter for a GGUF verifier. The only part of the package that imports torch."""
+"""Training a drafter for a verifier. The only part of the package that imports torch."""

@@ -61,12 +61,7 @@ class Capturer:
         n_threads: int,
         n_gpu_layers: int = 0,
     ) -> None:
-        architecture = GGUFHeader(verifier).get("general.architecture")
-        if architecture not in LAYER_INPUT_ARCHITECTURES:
-            raise ModelError(
-                f"{verifier}: libllama gives no layer inputs for architecture {architecture!r}, so "
-                "no drafter can be trained for it"
-            )
+        check_layer_inputs(verifier)
         with captured_log(), contextlib.ExitStack() as stack:
             model = load_model(verifier, n_gpu_layers)
             stack.callback(llama_cpp.llama_model_free, model)
@@ -114,6 +109,16 @@ class Capturer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_layer_inputs(verifier: Path) -> None:
+    """Raises ModelError where libllama cannot draft for a verifier."""
+    architecture = GGUFHeader(verifier).get("general.architecture")
+    if architecture not in LAYER_INPUT_ARCHITECTURES:
+        raise ModelError(
+            f"{verifier}: libllama gives no layer inputs for architecture {architecture!r}, so "
+            "no drafter can be trained for it"
+        )
 
 
 def context_params(n_threads: int) -> llama_cpp.llama_context_params:

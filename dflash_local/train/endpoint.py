@@ -11,8 +11,8 @@ from typing import Any
 
 from dflash_local.errors import DFlashError
 
-from .generate import Progress, Question
-from .prompts import Template
+from .generate import Question
+from .verifier import ChatTokenizer, Progress
 
 _SECONDS = 600.0  # for one answer
 
@@ -26,7 +26,7 @@ class Endpoint:
         at_once: requests in flight.
     """
 
-    def __init__(self, url: str, template: Template, at_once: int) -> None:
+    def __init__(self, url: str, template: ChatTokenizer, at_once: int) -> None:
         self._url = url.rstrip("/") + "/completions"
         self._template = template
         self._at_once = at_once

@@ -18,7 +18,7 @@ from .simulate import Simulation, simulate
 from .workspace import Workspace
 
 GGUF = "drafter.gguf"
-_FILES = ("model.safetensors", "config.json", GGUF)
+_FILES = ("model.safetensors", "config.json")
 _EVERY = 8  # anchors of an answer that are tried: each costs the reading of a token or more
 
 
@@ -26,13 +26,16 @@ _EVERY = 8  # anchors of an answer that are tried: each costs the reading of a t
 ToGGUF = Callable[[Path, Path], object]
 
 
-def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation:
-    """Makes the files in the work folder and drafts with them on held-out text."""
-    options = training.options
+def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation | None:
+    """Makes the files in the work folder and drafts with them on held-out text; None, and no GGUF,
+    where there is no GGUF of the verifier."""
+    options, verifier = training.options, training.verifier.gguf
     folder = save_checkpoint(work.folder / "export", training.fit.best, training.fields)
+    if verifier is None:
+        return None
     to_gguf(folder, folder / GGUF)
     simulation = simulate(
-        options.verifier,
+        verifier,
         folder / GGUF,
         _tried(training),
         n_ctx=options.data.max_length + training.fields["block_size"],
@@ -52,26 +55,30 @@ def _tried(training: Training) -> Iterator[Anchored]:
             yield text, training.read(text), anchors
 
 
-def export(training: Training, work: Workspace, simulation: Simulation) -> Path:
-    """Puts the files where they belong, with the report; gives the GGUF.
+def export(training: Training, work: Workspace, simulation: Simulation | None) -> Path:
+    """Puts the files where they belong, with the report; gives the GGUF, or, where none was made,
+    the folder.
 
     Raises:
         DFlashError: it drafts otherwise than training promised. Training and inference differ
             then, and nobody should wonder later why it is slow.
     """
-    options = training.options
-    by_width = _by_width(training)
-    promised = by_width["trained"][-1].accepted
-    if simulation.is_far_from(promised) and not options.force:
+    by_width, folder = _by_width(training), work.folder / "export"
+    if simulation is not None and not training.options.force:
+        _check(simulation, by_width["trained"][-1].accepted, folder)
+    for name in _FILES if simulation is None else (*_FILES, GGUF):
+        (folder / name).replace(work.out / name)
+    write_report(training, simulation, by_width, work.out)
+    return work.out if simulation is None else work.out / GGUF
+
+
+def _check(simulation: Simulation, promised: float, folder: Path) -> None:
+    if simulation.is_far_from(promised):
         raise DFlashError(
             f"the drafter accepts {simulation.accepted:.2f} drafts a block in the real loop, but "
             f"{promised:.2f} in training: something differs between the two. It lies in "
-            f"{work.folder / 'export'}; --force exports it all the same"
+            f"{folder}; --force exports it all the same"
         )
-    for name in _FILES:
-        (work.folder / "export" / name).replace(work.out / name)
-    write_report(training, simulation, by_width, work.out)
-    return work.out / GGUF
 
 
 def _by_width(training: Training) -> dict[str, list[Acceptance]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ from dflash_local.errors import BackendError
 from dflash_local.llama_log import captured_log
 
 from .capture import context_params, load_model
+from .verifier import Progress
 
 # Decodes between two looks at signals and progress.
 _STEPS = 16
-
-#: (answers done, tokens written)
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

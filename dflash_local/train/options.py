@@ -62,7 +62,12 @@ class DrafterShape:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """A training."""
+    """A training.
+
+    Attributes:
+        verifier: a GGUF file, the folder of a Hugging Face model, or its id, ``owner/name``.
+        gguf: the same verifier as GGUF, where ``verifier`` is none.
+    """
 
     verifier: Path
     out: Path
@@ -74,3 +79,4 @@ class TrainOptions:
     cache_gb: float = 20.0
     outtype: str = "bf16"
     force: bool = False
+    gguf: Path | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,18 +20,18 @@ from dflash_local.errors import DFlashError
 
 from . import conversations as texts
 from . import shape
-from .capture import Capturer, Reading
+from .capture import Reading
 from .conversations import Conversation
 from .endpoint import Endpoint
 from .examples import Examples, held_out_batches
-from .generate import Answerer, Question, Sampling
+from .generate import Question, Sampling
 from .loop import Fit
 from .model import Drafter, Vocabulary, drafter_config
 from .options import TrainOptions
 from .processes import Processes
-from .prompts import Asked, Template, as_they_are, questions_of, read_prompts, synthesize
+from .prompts import Asked, as_they_are, questions_of, read_prompts, synthesize
 from .store import Store
-from .verifier_file import Sizes, VerifierFile
+from .verifier import ChatTokenizer, Generator, Sizes, Verifier, Weights
 from .warm_start import calibrate, can_warm_start, warm_start
 from .workspace import Workspace
 
@@ -47,12 +47,14 @@ Progress = Callable[[str, int, int], None]
 # ---- 1. prompts ----------------------------------------------------------------------------
 
 
-def make_prompts(options: TrainOptions, work: Workspace, progress: Progress) -> None:
+def make_prompts(
+    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
+) -> None:
     """Writes the prompts as tokens; with answers that are there already, the conversations."""
     if work.prompts.is_file():
         return
-    template = Template(options.verifier, options.data.thinking)
-    asked = _asked(options, template, progress)
+    template = verifier.tokenizer(options.data.thinking)
+    asked = _asked(options, verifier, template, progress)
     if options.data.as_is:
         found = [c for one in asked for c in as_they_are(one, template)]
         if not found:
@@ -73,11 +75,13 @@ def make_prompts(options: TrainOptions, work: Workspace, progress: Progress) -> 
     work.write_lines(work.prompts, (f"{list(prompt)}\n" for prompt in fitting))
 
 
-def _asked(options: TrainOptions, template: Template, progress: Progress) -> list[Asked]:
+def _asked(
+    options: TrainOptions, verifier: Verifier, template: ChatTokenizer, progress: Progress
+) -> list[Asked]:
     data = options.data
     asked = [] if data.prompts is None else read_prompts(data.prompts)
     if data.synthesize:
-        with _answerer(options) as answerer:
+        with verifier.generator(n_slots=data.at_once, n_ctx=data.max_length) as answerer:
             tell = partial(progress, "prompts")
             made = synthesize(
                 answerer,
@@ -92,20 +96,12 @@ def _asked(options: TrainOptions, template: Template, progress: Progress) -> lis
     return asked
 
 
-def _answerer(options: TrainOptions) -> Answerer:
-    return Answerer(
-        options.verifier,
-        n_slots=options.data.at_once,
-        n_ctx=options.data.max_length,
-        n_threads=options.threads,
-        n_gpu_layers=options.gpu_layers,
-    )
-
-
 # ---- 2. answers ----------------------------------------------------------------------------
 
 
-def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> None:
+def make_answers(
+    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
+) -> None:
     """The verifier answers every prompt, a group at a time: a group is kept whole or begun anew,
     so that an interrupted run ends with the same texts."""
     prompts = work.read_prompts()
@@ -113,7 +109,7 @@ def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> 
     if options.data.as_is or n_done >= len(prompts):
         return
     size = _GROUP * options.data.at_once
-    with _answering(options) as answerer:
+    with _answering(options, verifier) as answerer:
         for first in range(n_done, len(prompts), size):
             group = list(enumerate(prompts))[first : first + size]
             progress("answers", first, len(prompts))
@@ -127,15 +123,12 @@ def make_answers(options: TrainOptions, work: Workspace, progress: Progress) -> 
             )
 
 
-@contextmanager
-def _answering(options: TrainOptions) -> Iterator[Answerer | Endpoint]:
+def _answering(options: TrainOptions, verifier: Verifier) -> AbstractContextManager[Generator]:
     data = options.data
     if data.endpoint is None:
-        with _answerer(options) as answerer:
-            yield answerer
-        return
-    template = Template(options.verifier, data.thinking)
-    yield Endpoint(data.endpoint, template, data.at_once)
+        return verifier.generator(n_slots=data.at_once, n_ctx=data.max_length)
+    template = verifier.tokenizer(data.thinking)
+    return nullcontext(Endpoint(data.endpoint, template, data.at_once))
 
 
 def _from(progress: Progress, first: int, total: int) -> Callable[[int, int], None]:
@@ -175,24 +168,20 @@ def load_texts(
 class Training:
     """Verifier, drafter and texts, ready to fit; close it to free the verifier."""
 
-    def __init__(self, options: TrainOptions, work: Workspace, processes: Processes) -> None:
+    def __init__(
+        self, options: TrainOptions, verifier: Verifier, work: Workspace, processes: Processes
+    ) -> None:
         self.options = options
         self.train, self.held_out = load_texts(options, work)
-        self.verifier = VerifierFile(options.verifier)
-        _check_tokens([*self.train, *self.held_out], self.verifier.sizes.n_vocab)
-        self.fields = drafter_fields(options, self.verifier, self.train)
-        _check_fields(self.fields, self.verifier.sizes)
+        self.verifier, weights = verifier, verifier.weights
+        _check_tokens([*self.train, *self.held_out], weights.sizes.n_vocab)
+        self.fields = drafter_fields(options, weights, self.train)
+        _check_fields(self.fields, weights.sizes)
         tapped = [layer + 1 for layer in self.fields["dflash_config"]["target_layer_ids"]]
-        self._capturer = Capturer(
-            options.verifier,
-            tapped,
-            n_ctx=options.data.max_length,
-            n_threads=options.threads,
-            n_gpu_layers=options.gpu_layers,
-        )
+        self._reader = verifier.reader(tapped, n_ctx=options.data.max_length)
         rank = f"{processes.rank}-of-{processes.world}"
         limit = int(options.cache_gb * 1e9 / processes.world)
-        self._store = Store(work.readings / rank, self._capturer.n_features, TOP_K, limit)
+        self._store = Store(work.readings / rank, self._reader.n_features, TOP_K, limit)
         self.vocabulary = _vocabulary(self)
         self.fit = Fit(
             self.untrained(),
@@ -222,13 +211,14 @@ class Training:
         """The drafter as training finds it, the same each time."""
         torch.manual_seed(self.options.fit.seed)
         drafter, wanted = Drafter(drafter_config(self.fields)), self.options.shape
+        weights = self.verifier.weights
         if wanted.init is not None:
             load_weights(drafter, wanted.init)
-        elif not wanted.cold and can_warm_start(self.verifier):
-            warm_start(drafter, self.verifier)
+        elif not wanted.cold and can_warm_start(weights):
+            warm_start(drafter, weights)
             drafter.to(self.vocabulary.device)
             batch = self.examples.batch(0).to(self.vocabulary.device)
-            calibrate(drafter, self.vocabulary, batch, self.verifier)
+            calibrate(drafter, self.vocabulary, batch, weights)
         return drafter.to(self.vocabulary.device)
 
     def trained(self) -> Drafter:
@@ -247,7 +237,7 @@ class Training:
         key = sha256(np.asarray(conversation.tokens, np.int32).tobytes()).hexdigest()[:24]
         if key in self._store:
             return self._store.get(key)
-        reading = self._capturer.read(conversation.tokens, TOP_K)
+        reading = self._reader.read(conversation.tokens, TOP_K)
         if not self._store.has_room(len(reading.ids)):
             return reading
         self._store.put(key, reading)
@@ -255,7 +245,7 @@ class Training:
 
     def close(self) -> None:
         """Frees the verifier."""
-        self._capturer.close()
+        self._reader.close()
 
 
 def _check_tokens(conversations: Sequence[Conversation], n_vocab: int) -> None:
@@ -326,15 +316,15 @@ def _vocabulary(training: Training) -> Vocabulary:
     """Over the tokens of all texts: what a text never holds is hardly ever the verifier's word."""
     tokens = sorted({t for c in [*training.train, *training.held_out] for t in c.tokens})
     return Vocabulary(
-        torch.from_numpy(training.verifier.embedding),
-        torch.from_numpy(training.verifier.head),
+        torch.from_numpy(training.verifier.weights.embedding),
+        torch.from_numpy(training.verifier.weights.head),
         training.fields["dflash_config"]["mask_token_id"],
         torch.tensor(tokens),
     )
 
 
 def drafter_fields(
-    options: TrainOptions, verifier: VerifierFile, train: Sequence[Conversation]
+    options: TrainOptions, verifier: Weights, train: Sequence[Conversation]
 ) -> dict[str, Any]:
     """config.json of the drafter to be trained."""
     if options.shape.init is not None:

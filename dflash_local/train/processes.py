@@ -29,8 +29,7 @@ class Processes:
             torch.set_num_threads(n_threads)
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = _device(local)
+        self.device = own_device()
         if self.world > 1 and not dist.is_initialized():
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=_PATIENCE)
@@ -65,9 +64,10 @@ class Processes:
             dist.destroy_process_group()
 
 
-def _device(local_rank: int) -> torch.device:
+def own_device() -> torch.device:
+    """What this process computes on."""
     if torch.cuda.is_available():
-        return torch.device("cuda", local_rank)
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

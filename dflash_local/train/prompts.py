@@ -15,7 +15,8 @@ from dflash_local.llama_log import captured_log
 from dflash_local.rendering import Message, chat_tokens, text_tokens
 
 from .conversations import Conversation
-from .generate import Answerer, Question, Sampling
+from .generate import Question, Sampling
+from .verifier import ChatTokenizer, Generator, Progress
 
 _SENTINEL = "\x02"
 _USER_TOKENS = 160  # of a made-up user turn
@@ -46,13 +47,6 @@ class Template:
         whole = self._string([{"role": "user", "content": _SENTINEL}])
         header = whole.split(_SENTINEL)[0].encode()
         return list(self.llm.tokenize(header, add_bos=False, special=True))
-
-    def conversation(self, messages: Sequence[Message]) -> Conversation:
-        """Messages of which the last is the assistant's, as they are."""
-        *before, last = messages
-        prompt = self.prompt(before)
-        answer = self.answer(str(last["content"]), ended=True)
-        return Conversation((*prompt, *answer), len(prompt))
 
     def answer(self, text: str, *, ended: bool) -> list[int]:
         """Tokens of an answer, with the end of generation where it came to it."""
@@ -129,7 +123,7 @@ def _messages(rows: Any) -> tuple[Message, ...]:
     return tuple(rows)
 
 
-def questions_of(asked: Asked, template: Template) -> Iterator[list[int]]:
+def questions_of(asked: Asked, template: ChatTokenizer) -> Iterator[list[int]]:
     """Prompts to be answered: of a conversation, one for each turn of the assistant's.
 
     What the assistant said before stays as it is.
@@ -145,15 +139,22 @@ def questions_of(asked: Asked, template: Template) -> Iterator[list[int]]:
             yield template.prompt(asked.messages[:turn])
 
 
-def as_they_are(asked: Asked, template: Template) -> Iterator[Conversation]:
+def as_they_are(asked: Asked, template: ChatTokenizer) -> Iterator[Conversation]:
     """Every turn of the assistant's, with its own answer."""
     for turn, message in enumerate(asked.messages):
         if turn > 0 and message["role"] == "assistant":
-            yield template.conversation(asked.messages[: turn + 1])
+            prompt = template.prompt(asked.messages[:turn])
+            answer = template.answer(str(message["content"]), ended=True)
+            yield Conversation((*prompt, *answer), len(prompt))
 
 
 def synthesize(
-    answerer: Answerer, template: Template, n: int, *, seed: int, progress: Any = lambda *_: None
+    answerer: Generator,
+    template: ChatTokenizer,
+    n: int,
+    *,
+    seed: int,
+    progress: Progress = lambda *_: None,
 ) -> list[str]:
     """User turns that the verifier makes up, each once; fewer than n where it repeats itself."""
     header = template.user_header()

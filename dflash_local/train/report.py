@@ -13,12 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dflash_local import hub
-from dflash_local.gguf_header import GGUFHeader
-
 from .acceptance import Acceptance
 from .pipeline import Training
-from .simulate import Simulation
+from .simulate import NOT_TRIED, Simulation
+from .verifier import Identity
 
 SCHEMA = 1
 _NAMES = {"trained": "this drafter", "untrained": "before training", "ngram": "n-gram"}
@@ -30,7 +28,7 @@ ByWidth = Mapping[str, Sequence[Acceptance]]
 
 
 def write_report(
-    training: Training, simulation: Simulation, by_width: ByWidth, folder: Path
+    training: Training, simulation: Simulation | None, by_width: ByWidth, folder: Path
 ) -> None:
     """Writes the three files; the picture only where matplotlib is installed."""
     report = to_report(training, simulation, by_width)
@@ -40,14 +38,16 @@ def write_report(
     _draw(report, folder / "training.png")
 
 
-def to_report(training: Training, simulation: Simulation, by_width: ByWidth) -> dict[str, Any]:
+def to_report(
+    training: Training, simulation: Simulation | None, by_width: ByWidth
+) -> dict[str, Any]:
     """Plain values: provenance, texts, course and outcome of a training."""
     options, progress = training.options, training.fit.progress
     start = progress.log[0]
     best = next(entry for entry in progress.log if entry["step"] == progress.best_step)
     return {
         "schema": SCHEMA,
-        "verifier": _verifier(options.verifier),
+        "verifier": _verifier(training.verifier.identity),
         "texts": {
             "train": len(training.train),
             "held_out": len(training.held_out),
@@ -64,7 +64,7 @@ def to_report(training: Training, simulation: Simulation, by_width: ByWidth) -> 
         "best_step": progress.best_step,
         "start": start,
         "best": best,
-        "simulation": asdict(simulation),
+        "simulation": None if simulation is None else asdict(simulation),
         "by_width": {name: [asdict(one) for one in all_] for name, all_ in by_width.items()},
         "log": progress.log,
     }
@@ -72,15 +72,12 @@ def to_report(training: Training, simulation: Simulation, by_width: ByWidth) -> 
 
 def to_markdown(report: dict[str, Any]) -> str:
     """The same, to be read."""
-    real, by_width = report["simulation"], report["by_width"]
-    texts, fit = report["texts"], report["fit"]
+    by_width, texts, fit = report["by_width"], report["texts"], report["fit"]
     return "\n".join(
         [
             f"# A drafter for {report['verifier']['name']}",
             "",
-            f"Held-out text, the verifier taken as greedy. In the real loop, at {real['n_blocks']} "
-            f"anchors: **{real['accepted']:.2f} drafts accepted a block** (standard error "
-            f"{real['error']:.2f}), an acceptance length of {1 + real['accepted']:.2f}.",
+            f"Held-out text, the verifier taken as greedy. {_in_the_real_loop(report)}.",
             "",
             "Acceptance length by width (drafts a block), computed in torch at the same anchors:",
             "",
@@ -116,21 +113,26 @@ def to_markdown(report: dict[str, Any]) -> str:
     )
 
 
+def _in_the_real_loop(report: dict[str, Any]) -> str:
+    real = report["simulation"]
+    if real is None:
+        return NOT_TRIED.capitalize()
+    return (
+        f"In the real loop, at {real['n_blocks']} anchors: **{real['accepted']:.2f} drafts "
+        f"accepted a block** (standard error {real['error']:.2f}), an acceptance length of "
+        f"{1 + real['accepted']:.2f}"
+    )
+
+
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def _verifier(path: Path) -> dict[str, Any]:
-    header = GGUFHeader(path)
-    template = header.get("tokenizer.chat_template")
+def _verifier(identity: Identity) -> dict[str, Any]:
+    template = identity.chat_template
     digest = hashlib.sha256(str(template).encode()).hexdigest()[:12]
-    return {
-        "name": str(header.get("general.name") or path.stem),
-        "file": path.name,
-        "fingerprint": hub.fingerprint(path),
-        "chat_template": "none" if template is None else f"sha256 {digest}",
-    }
+    return asdict(identity) | {"chat_template": "none" if template is None else f"sha256 {digest}"}
 
 
 def _name(path: Path | None) -> str | None:

@@ -20,6 +20,10 @@ TOLERANCE = 0.1
 ERRORS = 3.0
 
 
+#: Said in place of a simulation.
+NOT_TRIED = "not tried in the real loop: no GGUF of the verifier (--gguf)"
+
+
 @dataclass(frozen=True)
 class Simulation:
     """What the exported drafter did at anchors of held-out text, the verifier being greedy.

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
 
 from .conversations import Conversation
-
-Floats = npt.NDArray[np.float32]
+from .verifier import Floats, Sizes
 
 # Their q and k rows are stored for rotating neighbours; a drafter rotates halves.
 _UNWRITTEN = (3, 5)  # token types CONTROL and UNUSED
 _INTERLEAVED = frozenset({"llama"})
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of the verifier, as its file has them."""
-
-    architecture: str
-    n_layer: int
-    n_embd: int
-    n_ff: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    n_ctx: int
-    n_vocab: int
-    rms_eps: float
-    rope_theta: float
 
 
 class VerifierFile:
@@ -85,10 +65,20 @@ class VerifierFile:
         """[n_vocab, n_embd]; the embedding where the two are tied."""
         return self.read("output.weight") if "output.weight" in self else self.embedding
 
-    def attention_rows(self, name: str, n_heads: int) -> Floats:
-        """A q or k projection, its rows as a rotation of halves wants them."""
-        rows = self.read(name)
-        if self.sizes.architecture not in _INTERLEAVED:
+    @property
+    def output_norm(self) -> Floats:
+        """[n_embd]"""
+        return self.read("output_norm.weight")
+
+    def has_part(self, layer: int, name: str) -> bool:
+        """Whether a layer has it; see ``Weights``."""
+        return f"blk.{layer}.{name}.weight" in self
+
+    def part(self, layer: int, name: str) -> Floats:
+        """A tensor of a layer; rows of q and k as a rotation of halves wants them."""
+        rows = self.read(f"blk.{layer}.{name}.weight")
+        n_heads = {"attn_q": self.sizes.n_head, "attn_k": self.sizes.n_head_kv}.get(name)
+        if n_heads is None or self.sizes.architecture not in _INTERLEAVED:
             return rows
         pairs = rows.reshape(n_heads, -1, 2, rows.shape[-1])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from .examples import Batch
 from .model import Drafter, Layer, Vocabulary
-from .verifier_file import VerifierFile
+from .verifier import Weights
 
 _NEEDED = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def can_warm_start(verifier: VerifierFile) -> bool:
+def can_warm_start(verifier: Weights) -> bool:
     """Whether its last layer is of the kind a drafter's is: attention and a gated MLP."""
     last = verifier.sizes.n_layer - 1
-    return all(f"blk.{last}.{name}.weight" in verifier for name in _NEEDED)
+    return all(verifier.has_part(last, name) for name in _NEEDED)
 
 
 @torch.no_grad()
-def warm_start(model: Drafter, verifier: VerifierFile) -> None:
+def warm_start(model: Drafter, verifier: Weights) -> None:
     """Takes over the verifier's last layers. ``calibrate`` has to follow.
 
     A drafter's keys are made of features and of block rows by the same weights, so the norm before
@@ -36,22 +36,19 @@ def warm_start(model: Drafter, verifier: VerifierFile) -> None:
     model.fc.weight.zero_()
     size = model.fc.weight.shape[0]
     model.fc.weight[:, -size:] = torch.eye(size)
-    model.norm.weight.copy_(torch.from_numpy(verifier.read("output_norm.weight")))
+    model.norm.weight.copy_(torch.from_numpy(verifier.output_norm))
 
 
-def _copy_layer(layer: nn.Module, verifier: VerifierFile, index: int) -> None:
+def _copy_layer(layer: nn.Module, verifier: Weights, index: int) -> None:
     assert isinstance(layer, Layer)
-    sizes, attention, mlp = verifier.sizes, layer.self_attn, layer.mlp
+    attention, mlp = layer.self_attn, layer.mlp
 
     def read(name: str) -> Tensor:
-        return torch.from_numpy(verifier.read(f"blk.{index}.{name}.weight"))
-
-    def rows(name: str, n_heads: int) -> Tensor:
-        return torch.from_numpy(verifier.attention_rows(f"blk.{index}.{name}.weight", n_heads))
+        return torch.from_numpy(verifier.part(index, name))
 
     before = read("attn_norm")
-    attention.q_proj.weight.copy_(rows("attn_q", sizes.n_head) * before)
-    attention.k_proj.weight.copy_(rows("attn_k", sizes.n_head_kv) * before)
+    attention.q_proj.weight.copy_(read("attn_q") * before)
+    attention.k_proj.weight.copy_(read("attn_k") * before)
     attention.v_proj.weight.copy_(read("attn_v") * before)
     attention.o_proj.weight.copy_(read("attn_output"))
     layer.input_layernorm.weight.fill_(1.0)
@@ -62,7 +59,7 @@ def _copy_layer(layer: nn.Module, verifier: VerifierFile, index: int) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: Drafter, vocabulary: Vocabulary, batch: Batch, verifier: VerifierFile) -> None:
+def calibrate(model: Drafter, vocabulary: Vocabulary, batch: Batch, verifier: Weights) -> None:
     """Gives the norms of q and k, which most verifiers lack, the size that q and k have.
 
     Layer by layer: what a layer puts out depends on the norms before it.
@@ -72,9 +69,9 @@ def calibrate(model: Drafter, vocabulary: Vocabulary, batch: Batch, verifier: Ve
     for index, layer in enumerate(model.layers):
         for name in ("q_norm", "k_norm"):
             norm = getattr(layer.self_attn, name)
-            stored = f"blk.{first + index}.attn_{name}.weight"
-            if stored in verifier:
-                norm.weight.copy_(torch.from_numpy(verifier.read(stored)))
+            own = (first + index, f"attn_{name}")
+            if verifier.has_part(*own):
+                norm.weight.copy_(torch.from_numpy(verifier.part(*own)))
             else:
                 hooks.append(norm.register_forward_pre_hook(_take_size))
     model(batch.features, batch.anchors, vocabulary.blocks(batch.anchor_tokens, model.block_size))

@@ -13,6 +13,7 @@ from dflash_local.errors import DFlashError
 
 from .conversations import Conversation, read_conversations, to_line
 from .options import TrainOptions
+from .verifier import Verifier
 
 
 class Workspace:
@@ -22,7 +23,7 @@ class Workspace:
         DFlashError: the folder is of a training with other settings.
     """
 
-    def __init__(self, options: TrainOptions) -> None:
+    def __init__(self, options: TrainOptions, verifier: Verifier) -> None:
         self.out = options.out
         self.folder = options.out / "work"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +31,8 @@ class Workspace:
         self.conversations = self.folder / "conversations.jsonl"
         self.readings = self.folder / "readings"
         self.simulation = self.folder / "simulation.json"
-        _check_settings(self.folder / "settings.json", _settings(options))
+        settings = _settings(options, verifier)
+        _check_settings(self.folder / "settings.json", settings)
 
     def write_lines(self, path: Path, lines: Iterable[str]) -> None:
         """A file that is whole or not there."""
@@ -52,13 +54,13 @@ class Workspace:
         self.write_lines(self.conversations, [kept, *map(to_line, conversations)])
 
 
-def _settings(options: TrainOptions) -> dict[str, Any]:
+def _settings(options: TrainOptions, verifier: Verifier) -> dict[str, Any]:
     """What must not change between two runs in one folder."""
     named: dict[str, Any] = json.loads(json.dumps(asdict(options), default=_name))
-    for free in ("out", "threads", "gpu_layers", "cache_gb", "outtype", "force"):
+    for free in ("out", "threads", "gpu_layers", "cache_gb", "outtype", "force", "gguf"):
         del named[free]
     del named["fit"]["steps"], named["fit"]["patience"]
-    named["verifier"] = hub.fingerprint(options.verifier)
+    named["verifier"] = verifier.identity.fingerprint
     return named
 
 
