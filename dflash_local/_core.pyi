@@ -46,7 +46,8 @@ class Draft:
     Attributes:
         tokens: the drafts.
         confidence: the drafter's own estimate, a position, that the token is accepted (DSpark's
-            confidence head, DFlash2's selector); empty where it has none.
+            confidence head, DFlash2's selector, else the token's probability); empty where the
+            draft is the caller's own.
     """
 
     @property

@@ -38,6 +38,11 @@ void Costs::observe(Table& table, int32_t width, double seconds) {
   cost.seconds *= std::exp(std::max(kWidthRate, 1.0 / cost.n) * step);
 }
 
+void Costs::caught_up(int32_t n_rows, double seconds) {
+  const double now = seconds / n_rows / slowness_;
+  row_seconds_ = row_seconds_ > 0 ? std::min(now, row_seconds_ * std::exp(kFarOff)) : now;
+}
+
 double Costs::estimate(const Table& table, int32_t width) const {
   const auto at = static_cast<size_t>(width);
   if (table.at(at).n > 0) return table[at].seconds * slowness_;

@@ -23,6 +23,10 @@ class Costs {
   /// Of one block of the drafter, what it has to take in before included.
   double draft(int32_t width) const { return width == 0 ? 0.0 : estimate(draft_, width); }
 
+  /// The drafter took in so many rows of features at once.
+  void caught_up(int32_t n_rows, double seconds);
+  double catch_up(int32_t n_rows) const { return n_rows * row_seconds_ * slowness_; }
+
   /// Relative to each other, to be kept and given back: a line of seconds each, 0 where unknown.
   std::vector<double> verify_table() const { return table(verify_); }
   std::vector<double> draft_table() const { return table(draft_); }
@@ -42,7 +46,8 @@ class Costs {
 
   Table verify_;
   Table draft_;
-  double slowness_ = 1;  // of the machine at present
+  double row_seconds_ = 0;  // of features taken in, at the usual speed
+  double slowness_ = 1;     // of the machine at present
 };
 
 }  // namespace dflash

@@ -41,7 +41,8 @@ class Verifier {
 /// What a drafter proposes to follow the anchor.
 struct Draft {
   std::vector<Token> tokens;
-  /// The drafter's own estimate, a position, that the token is accepted; empty where it has none.
+  /// The drafter's own estimate, a position, that the token is accepted: of its confidence head, or
+  /// the token's probability. Empty where it has none.
   std::vector<float> confidence;
 
   void clear() {

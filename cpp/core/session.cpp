@@ -1,14 +1,19 @@
 #include "core/session.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/accept.h"
 #include "core/errors.h"
-#include "core/width.h"
 
 namespace dflash {
 
 namespace {
+
+// Features of prompts of this size wait for the first draft: the first token does not.
+constexpr size_t kMostWaiting = 32 << 20;  // bytes
+constexpr int32_t kCalibrations = 3;  // decodes of each width
+constexpr int32_t kFew = 8;  // rows that are taken in at about the price of one
 
 int32_t size_of(const std::vector<Token>& tokens) {
   return static_cast<int32_t>(tokens.size());
@@ -18,6 +23,14 @@ int32_t common_prefix(const std::vector<Token>& a, const std::vector<Token>& b) 
   const size_t n = std::min(a.size(), b.size());
   const auto end = a.begin() + static_cast<std::ptrdiff_t>(n);
   return static_cast<int32_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
+}
+
+template <class Work>
+double seconds_of(Work work) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  work();
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 void check_limit(std::optional<int32_t> max_tokens) {
@@ -34,6 +47,7 @@ Session::Session(Verifier& verifier, Drafter* drafter, SessionOptions options)
         " features, the verifier gives " + std::to_string(verifier_.n_features()) +
         ": its feature_layers are not the drafter's target layers");
   }
+  if (drafter_ != nullptr) controller_.emplace(drafter_->max_width());
 }
 
 // ---- reading -------------------------------------------------------------------------------
@@ -82,7 +96,7 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
     const Stopwatch watch(last_.seconds_prefill, total_.seconds_prefill);
     verifier_.decode(tokens, n, n_past_, rows);
   }
-  inject_rows(n);
+  take_features(n);
   tokens_.insert(tokens_.end(), tokens, tokens + n);
   n_past_ += n;
   logits_live_ = true;
@@ -91,18 +105,50 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
 }
 
 // Features of the first n rows of the last decode, which stand at n_past_. Over a gap there is
-// nothing to inject: the drafter's memory has to be contiguous from position 0.
-void Session::inject_rows(int32_t n) {
+// nothing to take: the drafter's memory has to be contiguous from position 0.
+void Session::take_features(int32_t n) {
   if (drafter_ == nullptr || features_missing()) return;
-  const Stopwatch watch(last_.seconds_inject, total_.seconds_inject);
-  const int32_t chunk = std::min(n, drafter_->max_inject());
-  features_.resize(static_cast<size_t>(chunk) * static_cast<size_t>(verifier_.n_features()));
-  for (int32_t row = 0; row < n; row += chunk) {
-    const int32_t n_now = std::min(chunk, n - row);
-    verifier_.features(row, n_now, features_.data());
-    drafter_->inject(features_.data(), n_now, n_past_ + row);
+  const auto width = static_cast<size_t>(verifier_.n_features());
+  const auto most = static_cast<int32_t>(std::max<size_t>(1, kMostWaiting / (width * sizeof(float))));
+  for (int32_t row = 0; row < n;) {
+    if (n_waiting() >= most) inject_waiting();
+    const int32_t n_now = std::min(most - n_waiting(), n - row);
+    const size_t before = waiting_.size();
+    waiting_.resize(before + static_cast<size_t>(n_now) * width);
+    try {
+      verifier_.features(row, n_now, waiting_.data() + before);
+    } catch (...) {
+      waiting_.resize(before);
+      throw;
+    }
+    n_features_ += n_now;
+    row += n_now;
   }
-  n_features_ += n;
+}
+
+int32_t Session::n_waiting() const {
+  return static_cast<int32_t>(waiting_.size() / static_cast<size_t>(verifier_.n_features()));
+}
+
+// Those of the first n positions.
+void Session::keep_features(int32_t n) {
+  const int32_t n_injected = std::min(n_features_ - n_waiting(), n);
+  n_features_ = std::min(n_features_, n);
+  waiting_.resize(static_cast<size_t>(n_features_ - n_injected) *
+                  static_cast<size_t>(verifier_.n_features()));
+}
+
+void Session::inject_waiting() {
+  if (waiting_.empty()) return;
+  const Stopwatch watch(last_.seconds_inject, total_.seconds_inject);
+  const int32_t n = n_waiting();
+  const int32_t first = n_features_ - n;
+  for (int32_t row = 0; row < n; row += drafter_->max_inject()) {
+    const int32_t n_now = std::min(n - row, drafter_->max_inject());
+    const size_t at = static_cast<size_t>(row) * static_cast<size_t>(verifier_.n_features());
+    drafter_->inject(waiting_.data() + at, n_now, first + row);
+  }
+  waiting_.clear();
 }
 
 int32_t Session::rewind(int32_t n_tokens) {
@@ -134,9 +180,9 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
+  if (drafter_ != nullptr) keep_features(n_agreed);
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
-  n_features_ = std::min(n_features_, n_agreed);
   logits_live_ = false;
   proposed_ = false;
   draft_.clear();
@@ -222,28 +268,48 @@ int32_t Session::room(std::optional<int32_t> max_tokens) const {
 
 void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t n_room) {
   draft_.clear();
+  drafted_.clear();
+  draft_seconds_ = 0;
+  measured_ = controller_.has_value() && !given && !features_missing();
   if (given) {
     const auto n = std::min(given->size(), static_cast<size_t>(n_room));
     draft_.tokens.assign(given->begin(), given->begin() + static_cast<std::ptrdiff_t>(n));
     return;
   }
-  if (drafter_ == nullptr || n_room == 0) return;
-  // The caller's limit cuts the draft, not the block: with fewer masks in it the drafter would
-  // propose other tokens.
-  const int32_t width =
-      choose_width({options_.width, drafter_->max_width(), room({}), !features_missing()});
-  if (width == 0) return;
-  const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
-  drafter_->draft(tokens_.back(), n_past_, width, draft_);
-  draft_.cut(static_cast<size_t>(n_room));
+  const int32_t block = choose_block(n_room);
+  if (block == 0) return;
+  if (const int32_t n_behind = n_waiting(); n_behind > kFew) {
+    controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
+  }
+  draft_seconds_ = seconds_of([&] {
+    inject_waiting();
+    const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
+    drafter_->draft(tokens_.back(), n_past_, block, draft_);
+  });
+  drafted_ = draft_;
+  const bool adaptive = options_.width == SessionOptions::kAdaptive;
+  const int32_t n_verified = adaptive ? controller_->choose_verify(draft_, n_room) : n_room;
+  draft_.cut(static_cast<size_t>(n_verified));
+}
+
+// Drafts to ask of the drafter. The caller's limit cuts the draft, not the block: with fewer masks
+// in it the drafter would propose other tokens.
+int32_t Session::choose_block(int32_t n_room) {
+  if (drafter_ == nullptr || n_room == 0 || features_missing()) return 0;
+  const int32_t widest = std::min(drafter_->max_width(), room({}));
+  if (options_.width != SessionOptions::kAdaptive) return std::min(options_.width, widest);
+  const double catch_up = n_waiting() > kFew ? controller_->costs().catch_up(n_waiting()) : 0.0;
+  return std::min(controller_->choose_draft(std::min(n_room, widest), catch_up), widest);
 }
 
 void Session::decode_block() {
   block_.assign(1, tokens_.back());
   block_.insert(block_.end(), draft_.tokens.begin(), draft_.tokens.end());
   logits_live_ = false;
-  const Stopwatch watch(last_.seconds_verify, total_.seconds_verify);
-  verifier_.decode(block_.data(), size_of(block_), n_past_, Rows::all);
+  verify_seconds_ = seconds_of([&] {
+    const Stopwatch watch(last_.seconds_verify, total_.seconds_verify);
+    verifier_.decode(block_.data(), size_of(block_), n_past_, Rows::all);
+  });
 }
 
 StepResult Session::commit(const std::vector<Token>& emitted) {
@@ -255,15 +321,20 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   // The last token emitted stays out of the memories: it is the next anchor.
   const int32_t n_kept = size_of(emitted);
   guarded([&] {
-    inject_rows(n_kept);
+    take_features(n_kept);
     drop_rejected(n_kept);
     tokens_.insert(tokens_.end(), emitted.begin(), emitted.end());
   });
   n_past_ += n_kept;
   proposed_ = false;
   ahead_ = false;
-  last_.count_step(result.n_drafted, result.n_accepted, n_kept);
-  total_.count_step(result.n_drafted, result.n_accepted, n_kept);
+  const auto n_block = size_of(drafted_.tokens);
+  if (measured_) {
+    controller_->stepped({drafted_, result.n_drafted, emitted, draft_seconds_, verify_seconds_});
+  }
+  for (Stats* stats : {&last_, &total_}) {
+    stats->count_step(n_block, result.n_drafted, result.n_accepted, n_kept);
+  }
   result.finish = finish_after(result.tokens.back());
   return result;
 }
@@ -296,6 +367,38 @@ Finish Session::finish_after(Token token) const {
   return n_past_ >= verifier_.n_ctx() ? Finish::context_full : Finish::none;
 }
 
+// ---- what decodes cost ---------------------------------------------------------------------
+
+void Session::calibrate(double seconds) {
+  if (!tokens_.empty()) throw std::logic_error("calibrate() comes before the first prompt");
+  if (drafter_ == nullptr) return;
+  const int32_t widest = std::min(drafter_->max_width(), room({}));
+  std::vector<int32_t> widths = {0, widest};  // the ends first: what is between can be guessed
+  for (int32_t width = 1; width < widest; ++width) widths.push_back(width);
+  const std::vector<Token> tokens(static_cast<size_t>(widest) + 1, 0);
+  const auto measure = [&](int32_t width, bool warm_up) {
+    const double verify =
+        seconds_of([&] { verifier_.decode(tokens.data(), width + 1, 0, Rows::all); });
+    double draft = 0;
+    if (width > 0) draft = seconds_of([&] { drafter_->draft(tokens[0], 0, width, draft_); });
+    verifier_.trim(0);
+    if (warm_up) return;
+    controller_->costs().verified(width, verify);
+    if (width > 0) controller_->costs().drafted(width, draft);
+  };
+  ahead_ = true;
+  guarded([&] {
+    double spent = seconds_of([&] { measure(widest, true); });
+    for (int32_t round = 0; round < kCalibrations; ++round) {
+      for (const int32_t width : widths) {
+        if (spent > seconds) return;
+        spent += seconds_of([&] { measure(width, false); });
+      }
+    }
+  });
+  discard();
+}
+
 // ---- keeping the memories in agreement -----------------------------------------------------
 
 // Both memories end where the timeline ends. One that drops all or nothing is emptied, and the
@@ -308,8 +411,10 @@ void Session::trim_memories() {
     logits_live_ = false;
     if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
   }
-  n_features_ = std::min(n_features_, n_past_);
-  if (drafter_ != nullptr) drafter_->trim(n_features_);
+  if (drafter_ != nullptr) {
+    keep_features(n_past_);
+    drafter_->trim(n_features_ - n_waiting());
+  }
   ahead_ = false;
 }
 
@@ -329,7 +434,10 @@ void Session::guarded(Work work) {
 }
 
 std::string Session::save_drafter() {
-  return drafter_ == nullptr ? std::string() : drafter_->save();
+  if (drafter_ == nullptr) return {};
+  if (!proposed_) discard();
+  guarded([&] { inject_waiting(); });
+  return drafter_->save();
 }
 
 void Session::load_drafter(const std::string& state, int32_t n_features) {
@@ -340,6 +448,7 @@ void Session::load_drafter(const std::string& state, int32_t n_features) {
                                 " positions does not fit a timeline of " + std::to_string(n_past_));
   }
   n_features_ = 0;
+  waiting_.clear();
   guarded([&] {
     drafter_->load(state);
     drafter_->trim(n_features);

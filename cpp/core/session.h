@@ -2,18 +2,24 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/controller.h"
 #include "core/models.h"
 #include "core/stats.h"
 
 namespace dflash {
 
 struct SessionOptions {
-  /// Drafts a step. Negative: as many as the drafter gives (block_size - 1). 0: plain decoding.
-  int32_t width = -1;
+  static constexpr int32_t kAdaptive = -1;
+  static constexpr int32_t kWidest = std::numeric_limits<int32_t>::max();
+  /// Drafts a step, at most as many as the drafter gives (block_size - 1). 0: plain decoding.
+  /// kAdaptive: decided step by step, for the most tokens a second; not all of a block need be
+  /// verified then.
+  int32_t width = kAdaptive;
 };
 
 /// Why the answer cannot go on after a step.
@@ -29,7 +35,8 @@ struct StepResult {
 /// One timeline over a verifier and a drafter: draft, verify, keep the longest valid prefix.
 ///
 /// The transcript is `tokens()`. The verifier's memory holds the first `n_past()` of them, the
-/// drafter's the features of the first `n_features()`. Between two calls one of these holds:
+/// drafter's, or rows that wait for it, the features of the first `n_features()`: they are injected
+/// before a block is drafted, so that plain decoding costs nothing more. Between two calls one of these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
 ///             hand and the next step samples from them; else it takes the last token as anchor.
@@ -82,6 +89,13 @@ class Session {
   /// Makes `token`, sampled by the caller from the live logits, the anchor.
   void anchor(Token token);
 
+  /// Measures what decodes cost by width, on a session that has read nothing yet; takes about so
+  /// long. Without it costs are learned as widths are tried.
+  void calibrate(double seconds);
+  /// What is known of costs and acceptance; nothing without a drafter.
+  const Controller* controller() const { return controller_ ? &*controller_ : nullptr; }
+  Controller* controller() { return controller_ ? &*controller_ : nullptr; }
+
   /// The drafter's memory as bytes, and back; load_drafter() makes `n_features` of them valid.
   std::string save_drafter();
   void load_drafter(const std::string& state, int32_t n_features);
@@ -94,6 +108,8 @@ class Session {
   const std::vector<Token>& tokens() const { return tokens_; }
   int32_t n_past() const { return n_past_; }
   int32_t n_features() const { return n_features_; }
+  /// Those of them that the drafter has taken in.
+  int32_t n_injected() const { return drafter_ == nullptr ? 0 : n_features_ - n_waiting(); }
   bool logits_live() const { return logits_live_; }
   bool anchored() const { return static_cast<int32_t>(tokens_.size()) == n_past_ + 1; }
   /// Whether the drafter lacks features of tokens that the verifier holds: steps are plain then.
@@ -109,8 +125,12 @@ class Session {
   void anchor_last();
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
-  void inject_rows(int32_t n);
+  void take_features(int32_t n);
+  void inject_waiting();
+  int32_t n_waiting() const;
+  void keep_features(int32_t n);
   int32_t room(std::optional<int32_t> max_tokens) const;
+  int32_t choose_block(int32_t n_room);
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
@@ -131,8 +151,13 @@ class Session {
   // The memories hold, or may hold, more than the timeline: at first what others left there.
   bool ahead_ = true;
   Draft draft_;
+  Draft drafted_;            // the same before it was cut to what is verified
+  bool measured_ = false;    // the step is one that the controller learns from
+  double draft_seconds_ = 0;   // of the step at work
+  double verify_seconds_ = 0;
   std::vector<Token> block_;     // anchor and draft, as they are decoded
-  std::vector<float> features_;  // rows on their way from verifier to drafter
+  std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
+  std::optional<Controller> controller_;
   std::atomic<bool> cancelled_{false};
   Stats last_;
   Stats total_;

@@ -12,10 +12,13 @@ struct Stats {
   int64_t n_tokens = 0;       ///< tokens emitted, the first of an answer included
   int64_t n_steps = 0;        ///< verify steps, those without a draft included
   int64_t n_step_tokens = 0;  ///< tokens emitted by verify steps
-  int64_t n_blocks = 0;       ///< verify steps that had a draft
+  int64_t n_blocks = 0;       ///< verify steps that had a draft to verify
   int64_t n_drafted = 0;
   int64_t n_accepted = 0;
   std::vector<int64_t> accepted_at;  ///< [k]: blocks in which at least k + 1 drafts were accepted
+
+  std::vector<int64_t> drafted_at;   ///< [b]: steps for which b tokens were drafted
+  std::vector<int64_t> verified_at;  ///< [w]: steps in which w of them were verified
 
   double seconds_prefill = 0;
   double seconds_inject = 0;
@@ -28,10 +31,13 @@ struct Stats {
   /// Accepted over drafted; comparable at one width only.
   double acceptance_rate() const { return ratio(n_accepted, n_drafted); }
 
-  void count_step(int32_t drafted, int32_t accepted, int32_t emitted) {
+  /// Of `block` tokens drafted so many were verified, `accepted` of them, and so many emitted.
+  void count_step(int32_t block, int32_t drafted, int32_t accepted, int32_t emitted) {
     n_steps += 1;
     n_tokens += emitted;
     n_step_tokens += emitted;
+    count(drafted_at, block);
+    count(verified_at, drafted);
     if (drafted == 0) return;
     n_blocks += 1;
     n_drafted += drafted;
@@ -41,6 +47,10 @@ struct Stats {
   }
 
  private:
+  static void count(std::vector<int64_t>& at, int32_t width) {
+    if (at.size() <= static_cast<size_t>(width)) at.resize(static_cast<size_t>(width) + 1);
+    at[static_cast<size_t>(width)] += 1;
+  }
   static double ratio(int64_t part, int64_t whole) {
     return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
   }

@@ -8,6 +8,7 @@
 #include "core/errors.h"
 #include "llama/backend.h"
 #include "llama/sampler.h"
+#include "llama/top_k.h"
 
 namespace dflash {
 
@@ -97,7 +98,11 @@ const float* LlamaDrafter::logits(int32_t i) const {
 }
 
 void LlamaDrafter::read_rows(int32_t width, Draft& out) const {
-  for (int32_t i = 0; i < width; ++i) out.tokens.push_back(argmax(logits(i), n_vocab_));
+  for (int32_t i = 0; i < width; ++i) {
+    const Likeliest best = likeliest(logits(i), n_vocab_);
+    out.tokens.push_back(best.id);
+    if (!options_.has_confidence) out.confidence.push_back(best.probability);
+  }
   if (!options_.has_confidence) return;
   const float* rows =
       timed(backend_seconds_, [&] { return api().llama_get_embeddings_nextn(context_); });

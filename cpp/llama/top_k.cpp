@@ -30,7 +30,30 @@ double log_sum_exp(const float* values, int32_t n, float maximum) {
   return maximum + std::log(sum);
 }
 
+// What is so far below the best adds nothing to a sum that matters.
+constexpr float kNegligible = 12.0F;
+
 }  // namespace
+
+Likeliest likeliest(const float* logits, int32_t n) {
+  std::vector<float> maxima;  // of blocks
+  maxima.reserve(static_cast<size_t>(n / kBlock + 1));
+  for (int32_t first = 0; first < n; first += kBlock) {
+    maxima.push_back(largest(logits + first, std::min(kBlock, n - first)));
+  }
+  const auto best = std::max_element(maxima.begin(), maxima.end());
+  const auto in_block = static_cast<int32_t>(best - maxima.begin()) * kBlock;
+  const float* found = std::find(logits + in_block, logits + n, *best);
+  if (found == logits + n) return {0, 0.0F};  // nothing but NaN
+  float sum = 0;
+  for (size_t block = 0; block < maxima.size(); ++block) {
+    if (maxima[block] < *best - kNegligible) continue;
+    const auto first = static_cast<int32_t>(block) * kBlock;
+    const int32_t end = std::min(n, first + kBlock);
+    for (int32_t i = first; i < end; ++i) sum += std::exp(logits[i] - *best);
+  }
+  return {static_cast<int32_t>(found - logits), 1 / sum};
+}
 
 void top_k(const float* logits, int32_t n, int32_t k, int32_t* ids, float* log_probs) {
   const auto better = [&](int32_t a, int32_t b) {

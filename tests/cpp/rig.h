@@ -38,7 +38,7 @@ struct RigOptions {
   FakeVerifier::Size verifier;
   FakeDrafter::Right right = right::some(60);
   int32_t block_size = 6;
-  int32_t width = -1;
+  int32_t width = SessionOptions::kWidest;
   int32_t noise = 0;
   bool has_drafter = true;
 };
@@ -60,7 +60,8 @@ struct Rig {
     if (tokens.size() < n_past) return;
     const auto begin = tokens.begin();
     CHECK_EQUAL(verifier.memory(), Tokens(begin, begin + static_cast<std::ptrdiff_t>(n_past)));
-    CHECK_EQUAL(drafter.memory().size(), static_cast<size_t>(session.n_features()));
+    CHECK_EQUAL(drafter.memory().size(), static_cast<size_t>(session.n_injected()));
+    CHECK(session.n_injected() <= session.n_features());
     CHECK(session.n_features() <= session.n_past());
     uint32_t hash = Law::kNothing;
     for (size_t pos = 0; pos < std::min(drafter.memory().size(), tokens.size()); ++pos) {

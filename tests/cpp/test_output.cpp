@@ -1,7 +1,6 @@
 // What a session emits: with a drafter the text of plain decoding, whatever the drafts are worth.
 
 #include "core/accept.h"
-#include "core/width.h"
 #include "rig.h"
 
 using namespace dflash;
@@ -278,7 +277,7 @@ TEST(a_width_may_change_between_steps) {
   rig.session.sync(prompt(7));
   Tokens text;
   for (int32_t i = 0; i < 60; ++i) {
-    rig.session.set_options({i % 8 - 1});
+    rig.session.set_options({i % 8 == 0 ? SessionOptions::kWidest : i % 8 - 1});
     const StepResult result = rig.session.step(rig.sampler);
     if (i > 0) {
       CHECK_EQUAL(result.n_drafted, i % 8 == 0 ? 5 : std::min(i % 8 - 1, 5));
@@ -302,15 +301,4 @@ TEST(the_longest_valid_prefix_ends_at_the_first_difference) {
   CHECK_EQUAL(count_accepted({4, 5, 6}, {4, 5, 7}), 2);
   CHECK_EQUAL(count_accepted({4, 5}, {4, 5, 7}), 2);
   CHECK_EQUAL(count_accepted({}, {4}), 0);
-}
-
-TEST(the_width_is_what_option_drafter_and_room_allow) {
-  CHECK_EQUAL(choose_width({-1, 7, 100, true}), 7);
-  CHECK_EQUAL(choose_width({3, 7, 100, true}), 3);
-  CHECK_EQUAL(choose_width({30, 7, 100, true}), 7);
-  CHECK_EQUAL(choose_width({0, 7, 100, true}), 0);
-  CHECK_EQUAL(choose_width({-1, 7, 2, true}), 2);
-  CHECK_EQUAL(choose_width({-1, 7, 0, true}), 0);
-  CHECK_EQUAL(choose_width({-1, 7, -1, true}), 0);
-  CHECK_EQUAL(choose_width({-1, 7, 100, false}), 0);
 }

@@ -95,9 +95,9 @@ TEST(before_any_step_all_ratios_are_zero) {
 
 TEST(plain_steps_count_no_block) {
   Stats stats;
-  stats.count_step(0, 0, 1);
-  stats.count_step(3, 2, 3);
-  stats.count_step(5, 5, 6);
+  stats.count_step(0, 0, 0, 1);
+  stats.count_step(3, 3, 2, 3);
+  stats.count_step(7, 5, 5, 6);
   CHECK_EQUAL(stats.n_blocks, 2);
   CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 1, 1, 1}));
   CHECK_EQUAL(stats.n_tokens, 10);
