@@ -53,9 +53,8 @@ class HfWeights:
         return _floats(self._files.model.model.norm.weight)
 
     def has_part(self, layer: int, name: str) -> bool:
-        """Whether a layer has it, and nothing besides that a drafter's layer has not."""
-        parts = self._parts(layer)
-        return _NAMES[name] in parts and parts <= {*_NAMES.values()}
+        """Whether a layer has it, and is one that a drafter's layer can be."""
+        return _NAMES[name] in self._parts(layer)
 
     def part(self, layer: int, name: str) -> Floats:
         """A tensor of a layer; q and k are stored for a rotation of halves."""
@@ -85,13 +84,18 @@ class HfWeights:
         return free[0]
 
     def _parts(self, layer: int) -> set[str]:
-        """Names of a layer's modules with weights; none where they are not plain numbers."""
+        """Names of a layer's modules with weights; none where a drafter's layer has not the same:
+        weights that are no plain numbers, other norms, more modules, queries with gates."""
         config = self._files.config
         quantised = getattr(config, "quantization_config", None) is not None
         if quantised or config.model_type.startswith(_NORMS_FROM_ZERO):
             return set()
         module: nn.Module = self._files.model.model.layers[layer]
-        return {name.rpartition(".")[0] for name, _ in module.named_parameters()}
+        shapes = {name: weight.shape for name, weight in module.named_parameters()}
+        names = {name.rpartition(".")[0] for name in shapes}
+        queries = shapes.get(f"{_NAMES['attn_q']}.weight")
+        plain = queries is not None and queries[0] == self.sizes.n_head * self.sizes.head_dim
+        return names if plain and names <= {*_NAMES.values()} else set()
 
 
 def _floats(weight: Tensor) -> Floats:
@@ -106,14 +110,14 @@ def _sizes(files: HfModel) -> Sizes:
         value = getattr(config, name, None)
         value = default if value is None else value
         if value is None:
-            raise files.another_kind(f"no {name} in config.json")
+            raise _missing(files, name)
         return value
 
     n_embd, n_head = key("hidden_size"), key("num_attention_heads")
     try:
         theta = rope_theta(config)
     except (AttributeError, TypeError, ValueError) as error:
-        raise files.another_kind("no single rope_theta in config.json") from error
+        raise _missing(files, "rope_theta") from error
     return Sizes(
         architecture=str(config.model_type),
         n_layer=key("num_hidden_layers"),
@@ -127,3 +131,7 @@ def _sizes(files: HfModel) -> Sizes:
         rms_eps=key("rms_norm_eps", 1e-6),
         rope_theta=theta,
     )
+
+
+def _missing(files: HfModel, name: str) -> ModelError:
+    return ModelError(f"{files.folder}: config.json has no {name}, expected one for all layers")

@@ -214,7 +214,7 @@ class Training:
         weights = self.verifier.weights
         if wanted.init is not None:
             load_weights(drafter, wanted.init)
-        elif not wanted.cold and can_warm_start(weights):
+        elif not wanted.cold and can_warm_start(weights, self.fields["num_hidden_layers"]):
             warm_start(drafter, weights)
             drafter.to(self.vocabulary.device)
             batch = self.examples.batch(0).to(self.vocabulary.device)

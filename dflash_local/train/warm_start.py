@@ -13,13 +13,14 @@ from .examples import Batch
 from .model import Drafter, Layer, Vocabulary
 from .verifier import Weights
 
-_NEEDED = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+_ATTENTION = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
+_MLP = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def can_warm_start(verifier: Weights) -> bool:
-    """Whether its last layer is of the kind a drafter's is: attention and a gated MLP."""
-    last = verifier.sizes.n_layer - 1
-    return all(verifier.has_part(last, name) for name in _NEEDED)
+def can_warm_start(verifier: Weights, n_layers: int) -> bool:
+    """Whether its last layers are of the kind a drafter's are: attention and a gated MLP."""
+    last = range(verifier.sizes.n_layer)[-n_layers:]
+    return all(verifier.has_part(i, name) for i in last for name in (*_ATTENTION, *_MLP))
 
 
 @torch.no_grad()
