@@ -336,7 +336,7 @@ def test_the_whole_command_without_and_then_with_a_gguf(
     assert first["verifier"]["name"] == "tiny"
     assert first["verifier"]["chat_template"].startswith("sha256 ")
     assert first["best"]["accepted"] > 0
-    assert untold.capitalize() in (out / "report.md").read_text()
+    assert f"N{untold[1:]}" in (out / "report.md").read_text()
     trained = (out / "model.safetensors").read_bytes()
 
     assert train(folder, out, *asked, "--gguf", str(VERIFIER)) == 0
@@ -504,6 +504,14 @@ def test_an_id_is_taken_from_the_cache_offline(
     done = train(Path("some-lab/Tiny-1B"), tmp_path / "out", "prompts", "--prompts", str(prompts))
     assert done == 0
     assert HfVerifier(cache).identity.file == COMMIT
+
+
+def test_without_a_connection_the_cache_serves(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert locate(Path("some-lab/Tiny-1B")) == cache
 
 
 @pytest.mark.usefixtures("cache")

@@ -116,7 +116,7 @@ def to_markdown(report: dict[str, Any]) -> str:
 def _in_the_real_loop(report: dict[str, Any]) -> str:
     real = report["simulation"]
     if real is None:
-        return NOT_TRIED.capitalize()
+        return NOT_TRIED[0].upper() + NOT_TRIED[1:]
     return (
         f"In the real loop, at {real['n_blocks']} anchors: **{real['accepted']:.2f} drafts "
         f"accepted a block** (standard error {real['error']:.2f}), an acceptance length of "
