@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dflash_local import Llama
+from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError
 
 from .capture import Reading
@@ -64,9 +65,11 @@ def simulate(
         BackendError: nothing can be drafted for this verifier.
     """
     accepted: list[int] = []
+    width = read_drafter(drafter).max_width
     llm = Llama(
         str(verifier),
         drafter=str(drafter),
+        width=width,  # of every block: a session alone drafts as many as pay
         n_ctx=n_ctx,
         n_threads=n_threads,
         n_threads_batch=n_threads,
@@ -77,7 +80,6 @@ def simulate(
         session = llm.session
         if session is None or session.drafter is None:
             raise BackendError(f"{verifier}: nothing can be drafted for it")
-        width = session.drafter.max_width
         for text, reading, anchors in texts:
             for anchor in anchors:
                 session.sync(text.tokens[:anchor])
