@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.margins import find_differences
 from dflash_local.bench.markdown import warnings as doubts
 from dflash_local.bench.memory import LoadLog, resident_bytes
-from dflash_local.bench.record import PLAIN, Answer, answer_from_dict
+from dflash_local.bench.record import ADAPTIVE, PLAIN, Answer, answer_from_dict
 from dflash_local.bench.rendering import render
 from dflash_local.bench.report import derive, to_report
-from dflash_local.bench.runner import BenchOptions, Run, check_widths, run_bench
+from dflash_local.bench.runner import BenchOptions, Run, _load, check_widths, run_bench
 from dflash_local.bench.suite import Prompt
 from dflash_local.errors import DFlashError
 
@@ -37,13 +38,27 @@ PROMPTS = [
     Prompt("story", "prose", text="the grey cat"),
 ]
 OPTIONS = BenchOptions(
-    VERIFIER, DRAFTER, threads=1, widths=(0, 3, 7), max_tokens=40, repeat=2, n_ctx=512, kv_f32=True
+    VERIFIER,
+    DRAFTER,
+    threads=1,
+    widths=(0, 3, 7, None),
+    max_tokens=40,
+    repeat=2,
+    n_ctx=512,
+    kv_f32=True,
 )
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dflash_local", "bench", "--threads", "1", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +68,7 @@ def run() -> Run:
 
 def test_every_mode_answers_every_prompt_in_every_round(run: Run) -> None:
     seen = {(a.mode, a.prompt, a.round) for a in run.answers}
-    assert len(seen) == len(run.answers) == 4 * 3 * 2
+    assert len(seen) == len(run.answers) == 5 * 3 * 2
     first = [answer.mode for answer in run.answers[:: len(run.modes)]]
     assert len(set(first)) > 1, "not always the same mode goes first"
 
@@ -65,10 +80,11 @@ def test_steps_account_for_every_token(run: Run) -> None:
         if answer.mode == PLAIN:
             assert answer.steps == []
             continue
+        widest = 7 if answer.mode == ADAPTIVE else int(answer.mode)
         emitted = sum(step.n_emitted for step in answer.steps)
         # The last step may hold tokens past the limit; they are computed, and not handed out.
-        assert emitted + 1 - int(answer.mode) <= answer.n_tokens <= emitted + 1
-        assert all(s.n_accepted <= s.n_drafted <= int(answer.mode) for s in answer.steps)
+        assert emitted + 1 - widest <= answer.n_tokens <= emitted + 1
+        assert all(s.n_accepted <= s.n_drafted <= widest for s in answer.steps)
         assert all(s.n_emitted == s.n_accepted + 1 for s in answer.steps[:-1])
         measured = sum(sum(step.seconds.values()) for step in answer.steps)
         assert 0 < measured + sum(answer.seconds_prompt.values()) < answer.times[-1]
@@ -80,6 +96,22 @@ def test_drafts_are_accepted_and_rejected_and_nothing_changes(run: Run) -> None:
     plain = {a.prompt: a.tokens for a in run.answers if a.mode == PLAIN}
     assert all(answer.tokens == plain[answer.prompt] for answer in run.answers)
     assert run.differences == []
+
+
+def test_what_adaptive_widths_learned_is_kept(run: Run) -> None:
+    assert run.learned is not None
+    assert len(run.learned["verify"]) == len(run.learned["draft"]) == 8
+    assert run.learned["verify"][0] > 0
+    assert len(run.learned["accepted"]) == 7
+
+
+def test_adaptive_widths_have_a_model_of_their_own() -> None:
+    with ExitStack() as stack:
+        models = _load(OPTIONS, Run((0, 3, None), 7, 512), stack)
+        assert models["0"] is models["3"] is not models[ADAPTIVE]
+        assert (models["3"].width, models[ADAPTIVE].width) == (0, None)
+    with ExitStack() as stack:
+        assert _load(OPTIONS, Run((None,), 7, 512), stack).keys() == {PLAIN, ADAPTIVE}
 
 
 def test_costs_are_measured_at_every_width(run: Run) -> None:
@@ -157,9 +189,12 @@ def test_margins_are_those_of_plain_decoding(make_llama: Any) -> None:
 
 
 def test_widths_are_checked_before_anything_is_loaded() -> None:
-    assert check_widths(None, 7) == (0, 1, 2, 4, 7)
-    assert check_widths(None, 3) == (0, 1, 2, 3)
+    assert check_widths(None, 7) == (0, 1, 2, 4, 7, None)
+    assert check_widths(None, 3) == (0, 1, 2, 3, None)
     assert check_widths([4, 1, 4], 7) == (1, 4)
+    assert check_widths([None, 4], 7) == (4, None)
+    with pytest.raises(DFlashError, match="no width to compare"):
+        check_widths([], 7)
     with pytest.raises(DFlashError, match="width 8, 9: the drafter's block gives 7"):
         check_widths([8, 2, 9], 7)
 
@@ -211,10 +246,13 @@ def test_the_command_writes_a_report_and_compares_it(prompts_file: Path, tmp_pat
     for word in (
         "## Speed", "## By category", "## Acceptance", "## Latency", "## Quality",
         "## Cost account", "## Memory", "| width 7 |", "facts", "break-even", "Drafting ",
+        "## Adaptive widths", "| adaptive |", "Adaptive widths give ", "x the best fixed width",
     ):  # fmt: skip
         assert word in text
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["options"]["widths"] == [0, 1, 2, 4, 7]
+    assert report["options"]["modes"][-1] == "adaptive"
+    assert [found["category"] for found in report["adaptive"]] == ["all", "facts", "own"]
     overall = {s["mode"]: s for s in report["summaries"] if s["category"] == "all"}
     assert overall["7"]["acceptance_length"] > 1.5
     assert overall["7"]["n_answers"] == overall["plain"]["n_answers"] == 4
@@ -223,11 +261,25 @@ def test_the_command_writes_a_report_and_compares_it(prompts_file: Path, tmp_pat
     assert {answer_from_dict(json.loads(r)).mode for r in records} == set(overall)
     drawn = {"speed.png", "acceptance.png", "costs.png"} if find_spec("matplotlib") else set()
     assert {path.name for path in out.glob("*.png")} == drawn
-    assert len(list((tmp_path / "csv").glob("*.csv"))) == 1
+    (csv,) = (tmp_path / "csv").glob("*.csv")
+    assert ",adaptive," in csv.read_text()
 
     again = bench(*common, "--compare", str(out / "report.json"), "--widths", "4")
     assert again.returncode == 0, again.stderr
     assert "## Against the older report" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_adaptive_widths_alone_are_judged_too(prompts_file: Path, tmp_path: Path) -> None:
+    done = bench(*_pair(prompts_file), "--widths", "adaptive", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["options"]["modes"] == ["plain", "adaptive"]
+    assert report["adaptive"][0]["best"] is None
+    # No width was run at which acceptance was measured: it follows from what was learned.
+    lengths = [row["acceptance_length"] for row in report["costs"]["rows"]]
+    first, second = report["learned"]["accepted"][:2]
+    assert lengths[:3] == pytest.approx([1, 1 + first, 1 + first + first * second])
+    assert "(predicted)" in done.stdout
 
 
 def test_drawn_answers_are_scored_but_not_called_different(
@@ -266,7 +318,7 @@ def test_a_model_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--widths", "2,x"], ["--max-tokens", "1"], ["--repeat", "0"], ["--out", __file__]],
+    [["--widths", "2,adapt"], ["--max-tokens", "1"], ["--repeat", "0"], ["--out", __file__]],
 )
 def test_mistyped_options_are_refused_before_anything_loads(
     tmp_path: Path, arguments: list[str]

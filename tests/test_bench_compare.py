@@ -11,7 +11,7 @@ import pytest
 from test_bench_measures import STAIRCASE, STEPS
 
 from dflash_local.bench.compare import compare, describe
-from dflash_local.bench.record import PLAIN, Answer
+from dflash_local.bench.record import ADAPTIVE, PLAIN, Answer
 from dflash_local.bench.report import derive, read_report, to_report, write_report
 from dflash_local.bench.results_csv import write_csv
 from dflash_local.bench.runner import BenchOptions, Run
@@ -32,11 +32,12 @@ def _answer(prompt: Prompt, mode: str, number: int, seconds: float) -> Answer:
 def recorded(seed: int, slowed: float = 1.0, rounds: int = 3) -> Run:
     """A run whose step times waver by up to 2 %; those of width 4 are multiplied by ``slowed``."""
     rng = random.Random(seed)
-    run = Run((2, 4), 4, 512, staircase=STAIRCASE)
+    run = Run((2, 4, None), 4, 512, staircase=STAIRCASE)
     for number in range(rounds):
         for index, prompt in enumerate(PROMPTS):
             own = 0.010 * (1 + index / 5)  # prompts differ much more than rounds do
-            for mode, factor in ((PLAIN, 1.0), ("2", 0.8), ("4", 0.7 * slowed)):
+            factors = {PLAIN: 1.0, "2": 0.8, "4": 0.7 * slowed, ADAPTIVE: 0.75}
+            for mode, factor in factors.items():
                 seconds = own * factor * rng.uniform(0.98, 1.02)
                 run.answers.append(_answer(prompt, mode, number, seconds))
     return run
@@ -57,8 +58,20 @@ def test_a_slowed_session_shows_in_the_report() -> None:
     assert speed.low < speed.ratio < speed.high < 1
     assert not speed.better
     lines = describe(old, new)
-    assert [line for line in lines if line.startswith("width 4: tokens/s -20")] != []
+    assert [line for line in lines if line.startswith("width 4: tokens/s -")] != []
     assert all("worse" in line for line in lines)
+
+
+def test_adaptive_widths_are_compared_like_any_other() -> None:
+    old, new = recorded(1), recorded(2)
+    for answer in new.answers:
+        if answer.mode == ADAPTIVE:
+            answer.times[:] = [time * 1.25 for time in answer.times]
+    lines = describe(report(old), report(new))
+    assert [line for line in lines if line.startswith("adaptive: speed-up -")] != []
+    older = report(old)  # a report from before there were any
+    older["options"]["modes"].remove(ADAPTIVE)
+    assert {change.mode for change in compare(older, report(new))} == {PLAIN, "2", "4"}
 
 
 def test_a_faster_session_is_called_better() -> None:
@@ -105,7 +118,7 @@ def test_reports_of_other_prompts_cannot_be_compared() -> None:
 def test_a_report_is_read_back_as_written(tmp_path: Path) -> None:
     written = write_report(derive(OPTIONS, recorded(1), PROMPTS), tmp_path)
     assert read_report(tmp_path / "report.json") == json.loads(json.dumps(written))
-    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 3 * 10 * 3
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4 * 10 * 3
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}'])
@@ -129,5 +142,5 @@ def test_a_machine_has_one_csv_file_and_a_newer_run_replaces_the_older(tmp_path:
     assert list((tmp_path / "results").iterdir()) == [file]
     head, *rows = file.read_text().splitlines()
     assert head.startswith("date,cpu,gpu,system,threads,python,dflash-local,llama-cpp-python")
-    assert len(rows) == 6
-    assert sum("another.gguf" in row for row in rows) == 3
+    assert len(rows) == 8
+    assert sum("another.gguf" in row for row in rows) == 4

@@ -8,8 +8,10 @@ from dataclasses import asdict
 import pytest
 
 from dflash_local.bench import measures
+from dflash_local.bench.adaptive import Adaptive, headline, judge
 from dflash_local.bench.costs import account, expected_length
 from dflash_local.bench.record import (
+    ADAPTIVE,
     PLAIN,
     Answer,
     Difference,
@@ -19,6 +21,7 @@ from dflash_local.bench.record import (
 )
 from dflash_local.bench.staircase import Staircase
 from dflash_local.bench.summary import Summary, summarize
+from dflash_local.widths import choice, shares, shares_text
 
 STEPS = [
     Step(4, 4, 5, {"draft": 0.002, "verify": 0.010, "sample": 0.001, "inject": 0.003}),
@@ -91,6 +94,40 @@ def test_speed_ups_compare_the_same_prompt_in_the_same_round() -> None:
     summary = summarize(answers[:4], "4")
     assert summary.speed_up == measures.Spread(3.0, 2.5, 3.5, 2)
     assert summary.speed_up_total == pytest.approx((6.0 / 4) / (2.0 / 4))
+
+
+def test_the_prompt_that_gains_least_is_told_by_the_median_of_its_rounds() -> None:
+    plain, slow, fast = (0.0, 1.0, 2.0), (0.0, 2.0, 4.0), (0.0, 0.5, 1.0)
+    rounds = {"steady": [fast, fast, fast], "once disturbed": [slow, fast, fast]}
+    rounds["slow"] = [slow, plain, plain]
+    answers = [
+        made
+        for prompt, times in rounds.items()
+        for number, time in enumerate(times)
+        for made in (
+            answer(times=plain, prompt=prompt, number=number),
+            answer(ADAPTIVE, times=time, prompt=prompt, number=number),
+        )
+    ]
+    assert measures.least_speed_up(answers, ADAPTIVE) == ("slow", 1.0)
+    assert summarize(answers, ADAPTIVE).speed_up_least == 1.0
+    assert summarize(answers, PLAIN).speed_up_least is None
+    assert measures.least_speed_up(answers, "4") is None
+
+
+def test_shares_of_steps_are_by_drafts_verified() -> None:
+    assert measures.verified_shares(STEPS) == pytest.approx([0.2, 0, 0.2, 0, 0.6])
+    assert measures.unused_share(STEPS) == 0
+    in_vain = [*STEPS, Step(0, 0, 1, {"draft": 0.002, "verify": 0.01})]
+    assert measures.unused_share(in_vain) == pytest.approx(1 / 6)
+    assert shares([]) == shares([0, 0]) == []
+    assert shares([3, 0, 1]) == [0.75, 0, 0.25]
+    assert shares_text([0.61, 0.004, 0.386]) == "0:61% 2:39%"
+
+
+def test_mostly_plain_steps_are_no_failure_but_said() -> None:
+    assert choice([0.61, 0.2, 0.19]) == "widths 0:61% 1:20% 2:19%"
+    assert choice([0.94, 0.06]) == "drafting does not pay here: 94% plain steps"
 
 
 def test_drift_is_how_far_the_rounds_lie_apart() -> None:
@@ -218,7 +255,7 @@ def test_the_verdict_names_what_holds_drafting_back(
     steps = [Step(4, accepted, accepted + 1, seconds)]
     staircase = Staircase(**{**asdict(STAIRCASE), **changes})
     verdict = account(staircase, _summaries(steps, gain=0.8)).verdict
-    assert "does not pay here: the best width, 4, gives 0.80x" in verdict
+    assert "does not pay here: the best fixed width, 4, gives 0.80x" in verdict
     assert f"holds it back most is {reason}" in verdict
 
 
@@ -231,5 +268,78 @@ def test_the_verdict_advises_other_weights_only_to_quantised_ones() -> None:
 
 def test_the_verdict_says_when_drafting_pays() -> None:
     verdict = account(STAIRCASE, _summaries(STEPS, gain=1.5)).verdict
-    assert verdict.startswith("Drafting pays here: the best width, 4, gives 1.50x (measured)")
+    assert verdict.startswith("Drafting pays here: the best fixed width, 4, gives 1.50x (measured)")
     assert "costs 2.30 plain tokens and emits 2.40" in verdict
+
+
+# ---- adaptive widths -----------------------------------------------------------------------
+
+
+def _judged(category: str = "all") -> Adaptive | None:
+    """Seconds a token: plain 1; width 2 fast on code, width 4 on prose; adaptive in between."""
+    paces = {
+        "code": {PLAIN: 1.0, "2": 0.5, "4": 1.0, ADAPTIVE: 0.625},
+        "prose": {PLAIN: 1.0, "2": 1.25, "4": 0.8, ADAPTIVE: 1.0},
+        "maths": {PLAIN: 1.0, "2": 0.5, "4": 1.0, ADAPTIVE: 0.5},
+    }
+    answers = [
+        answer(
+            mode,
+            times=(0.0, pace, 2 * pace),
+            prompt=f"{kind}-1",
+            category=kind,
+            steps=[] if mode == PLAIN else STEPS,
+        )
+        for kind, modes in paces.items()
+        for mode, pace in modes.items()
+    ]
+    return judge(answers, [summarize(answers, m, category) for m in (PLAIN, "2", "4", ADAPTIVE)])
+
+
+def test_adaptive_widths_are_held_against_the_best_fixed_width_of_each_category() -> None:
+    overall, prose = _judged(), _judged("prose")
+    assert overall is not None
+    assert prose is not None
+    assert (overall.best, prose.best) == ("2", "4")
+    assert overall.over_best is not None
+    assert overall.over_best.median == pytest.approx(1.0)  # of 0.8, 1.25 and 1
+    assert prose.over_best == measures.Spread(0.8, 0.8, 0.8, 1)
+    assert (overall.least, overall.least_prompt) == (1.0, "prose-1")
+    assert overall.speed_up.median == pytest.approx(1.6)
+    assert overall.widths == pytest.approx([0.2, 0, 0.2, 0, 0.6])
+
+
+def test_the_headline_says_what_adaptive_widths_reached() -> None:
+    parts = [_judged(name) for name in ("all", "code", "prose")]
+    overall, *kinds = [part for part in parts if part is not None]
+    assert headline(overall, kinds) == (
+        "Adaptive widths give 1.60x plain decoding (1.00x on the prompt that gains least, prose-1) "
+        "and 1.00x the best fixed width, 2 (0.80x the best of code, 2); "
+        "widths 0:20% 2:20% 4:60%."
+    )
+
+
+def test_without_adaptive_widths_there_is_nothing_to_judge() -> None:
+    answers = [answer(), answer("4", steps=STEPS)]
+    assert judge(answers, [summarize(answers, mode) for mode in (PLAIN, "4")]) is None
+
+
+def test_the_cost_account_is_of_fixed_widths_but_for_the_parts_of_steps() -> None:
+    summaries = _summaries(STEPS, gain=1.5)
+    plain = answer(times=(0.0, *(0.01 * (i + 1) for i in range(11))))
+    chosen = answer(ADAPTIVE, times=plain.times, steps=STEPS[4:])
+    costs = account(STAIRCASE, [*summaries, summarize([plain, chosen], ADAPTIVE)])
+    assert costs.rows == account(STAIRCASE, summaries).rows
+    assert costs.step_parts[ADAPTIVE]["verify"] == pytest.approx(0.010)
+
+
+def test_without_fixed_widths_lengths_follow_from_what_was_learned() -> None:
+    plain = answer()
+    chosen = answer(ADAPTIVE, times=plain.times, steps=STEPS)
+    summaries = [summarize([plain, chosen], mode) for mode in (PLAIN, ADAPTIVE)]
+    costs = account(STAIRCASE, summaries, accepted=[0.5, 0.4, 0.5, 0.0])
+    lengths = [row.acceptance_length for row in costs.rows]
+    assert lengths == pytest.approx([1, 1.5, 1.7, 1.8, 1.8])
+    assert {row.measured for row in costs.rows} == {None}
+    assert costs.rows[1].inject == pytest.approx(0.002)
+    assert "(predicted)" in costs.verdict

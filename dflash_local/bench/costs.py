@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from .record import PLAIN
+from .record import ADAPTIVE, PLAIN
 from .staircase import Staircase
 from .summary import Summary
 
@@ -19,7 +21,7 @@ class CostRow:
         sample, inject: medians of the run's steps, at the nearest width that was run.
         break_even: acceptance length at which a step costs as much as plain decoding of its tokens.
         acceptance_length: measured at this width; else what the acceptance per position of the
-            widest run says of it.
+            widest run says of it, or without one what adaptive widths have learned.
         predicted: speed-up: acceptance length over break-even.
         measured: speed-up of the run, all answers together; None where the width was not run.
     """
@@ -58,21 +60,34 @@ class CostAccount:
     verdict: str
 
 
-def account(staircase: Staircase, summaries: Sequence[Summary], weights: str = "") -> CostAccount:
+def account(
+    staircase: Staircase,
+    summaries: Sequence[Summary],
+    weights: str = "",
+    accepted: Sequence[float] = (),
+) -> CostAccount:
     """Puts the staircase beside what the run measured.
 
     Args:
         staircase: costs by width.
         summaries: over all categories, one a mode.
         weights: the verifier's, such as "Q4_1".
+        accepted: [k]: share of drafts accepted at position k, were all before them, as adaptive
+            widths have learned it; used where no width that drafts was run.
     """
-    by_width = {int(s.mode): s for s in summaries if s.mode != PLAIN and s.part_seconds}
-    rows = [_row(width, staircase, by_width) for width in range(len(staircase.verify))]
+    stepping = {s.mode: s for s in summaries if s.mode != PLAIN and s.part_seconds}
+    by_width = {int(mode): s for mode, s in stepping.items() if mode != ADAPTIVE}
+    parts = by_width or dict(enumerate(stepping.values()))
+    curve = _curve(by_width) or list(accumulate(accepted, operator.mul))
+    rows = [
+        _row(width, staircase, by_width.get(width), _nearest(width, parts), curve)
+        for width in range(len(staircase.verify))
+    ]
     return CostAccount(
         plain=staircase.plain,
         n_context=staircase.n_context,
         rows=rows,
-        step_parts={str(width): dict(s.part_seconds) for width, s in by_width.items()},
+        step_parts={mode: dict(s.part_seconds) for mode, s in stepping.items()},
         verdict=verdict(rows, staircase, weights),
     )
 
@@ -82,14 +97,18 @@ def expected_length(per_position: Sequence[float], width: int) -> float:
     return 1.0 + sum(per_position[:width])
 
 
-def _row(width: int, staircase: Staircase, by_width: Mapping[int, Summary]) -> CostRow:
-    parts = _nearest(width, by_width)
+def _row(
+    width: int,
+    staircase: Staircase,
+    own: Summary | None,
+    parts: Mapping[str, float],
+    curve: Sequence[float],
+) -> CostRow:
     verify, draft = staircase.verify[width], staircase.draft[width]
     break_even = (verify + draft + parts["sample"] + parts["inject"]) / staircase.plain
-    own = by_width.get(width)
     length = own.acceptance_length if own and own.acceptance_length else None
     if length is None:
-        length = expected_length(_curve(by_width), width)
+        length = expected_length(curve, width)
     return CostRow(
         width=width,
         verify=verify,
@@ -128,9 +147,9 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase, weights: str = "") ->
     held = _held_back_by(best, staircase, gain, weights)
     opening = "Drafting pays here" if gain > 1 else "Drafting does not pay here"
     return (
-        f"{opening}: the best width, {best.width}, gives {gain:.2f}x ({sight}); a step there costs "
-        f"{best.break_even:.2f} plain tokens and emits {best.acceptance_length:.2f}, and what "
-        f"holds it back most is {held}."
+        f"{opening}: the best fixed width, {best.width}, gives {gain:.2f}x ({sight}); a step "
+        f"there costs {best.break_even:.2f} plain tokens and emits {best.acceptance_length:.2f}, "
+        f"and what holds it back most is {held}."
     )
 
 

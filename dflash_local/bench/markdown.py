@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import tables
+from .adaptive import headline
 from .machine import OtherWork
 from .memory import Memory
+from .record import ADAPTIVE
 from .report import Report, Results
 from .tables import Table
 
@@ -18,11 +20,12 @@ def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) 
     """The whole report; ``compared``: lines about an older one."""
     parts = [
         _title(report),
-        results.costs.verdict,
+        *verdicts(results),
         _conditions(report),
         _section("Speed", tables.speed_table(results.overall), "speed.png"),
         _section("By category", tables.category_table(results.by_category)),
         "Median speed-up / acceptance length.",
+        *_adaptive(results),
         _section("Acceptance", _positions(results), "acceptance.png"),
         "Share of blocks in which at least so many drafts were accepted.",
         _section("Latency", tables.latency_table(results.overall)),
@@ -39,6 +42,12 @@ def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) 
         parts += ["## Against the older report", "\n".join(f"- {line}" for line in compared)]
     parts.append("Definitions: `docs/analysis.md`. Every answer as measured: `records.jsonl`.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdicts(results: Results) -> list[str]:
+    """What adaptive widths reached, if they were run; what drafting brings at a fixed width."""
+    adaptive = [headline(results.adaptive[0], results.adaptive[1:])] if results.adaptive else []
+    return [*adaptive, results.costs.verdict]
 
 
 def markdown_table(table: Table) -> str:
@@ -92,13 +101,24 @@ def warnings(report: Report) -> list[str]:
     return lines
 
 
+def _adaptive(results: Results) -> list[str]:
+    if not results.adaptive:
+        return []
+    return [
+        _section("Adaptive widths", tables.adaptive_table(results.adaptive)),
+        "Over plain decoding, least by prompt (medians over the rounds), and over the fixed width "
+        "that was fastest in the same answers. Adaptive widths have a model of their own and learn "
+        "from its steps alone.",
+    ]
+
+
 def _section(title: str, table: Table, picture: str | None = None) -> str:
     image = f"\n\n![{title}]({picture})" if picture else ""
     return f"## {title}\n\n{markdown_table(table)}{image}"
 
 
 def _positions(results: Results) -> Table:
-    drafting = [s for s in results.overall if s.per_position]
+    drafting = [s for s in results.overall if s.per_position and s.mode != ADAPTIVE]
     most = max((len(s.per_position) for s in drafting), default=0)
     rows = [
         [

@@ -6,10 +6,13 @@ The definitions are those of ``docs/analysis.md``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+
+from dflash_local.widths import shares
 
 from .record import PARTS, PLAIN, Answer, Difference, Step
 
@@ -69,6 +72,17 @@ def per_position(steps: Sequence[Step]) -> list[float]:
     return shares
 
 
+def verified_shares(steps: Sequence[Step]) -> list[float]:
+    """[w]: the share of steps in which w drafts were verified."""
+    return shares(Counter(step.n_drafted for step in steps))
+
+
+def unused_share(steps: Sequence[Step]) -> float | None:
+    """Share of steps that drafted and then verified nothing of it."""
+    unused = [step for step in steps if step.seconds.get("draft") and not step.n_drafted]
+    return _ratio(len(unused), len(steps))
+
+
 def part_seconds(steps: Sequence[Step]) -> dict[str, float]:
     """Mean seconds a step, by part; 0 without steps."""
     n_steps = max(1, len(steps))
@@ -105,23 +119,36 @@ def token_gaps(answers: Iterable[Answer]) -> list[float]:
     return [later - earlier for answer in answers for earlier, later in pairwise(answer.times)]
 
 
-def pairs(answers: Sequence[Answer], mode: str) -> Iterator[tuple[Answer, Answer]]:
-    """(plain, other) answers to the same prompt in the same round."""
-    plain = {(a.prompt, a.round): a for a in answers if a.mode == PLAIN}
+def pairs(
+    answers: Sequence[Answer], mode: str, base: str = PLAIN
+) -> Iterator[tuple[Answer, Answer]]:
+    """(plain, other) answers to the same prompt in the same round; or those of another ``base``."""
+    partners = {(a.prompt, a.round): a for a in answers if a.mode == base}
     for answer in answers:
-        partner = plain.get((answer.prompt, answer.round))
+        partner = partners.get((answer.prompt, answer.round))
         if answer.mode == mode and partner is not None:
             yield partner, answer
 
 
-def speed_ups(answers: Sequence[Answer], mode: str) -> list[float]:
-    """Throughput over that of plain decoding, pair by pair."""
-    ratios = []
-    for plain, other in pairs(answers, mode):
-        before, after = throughput(plain), throughput(other)
-        if before and after:
-            ratios.append(after / before)
-    return ratios
+def speed_ups(answers: Sequence[Answer], mode: str, base: str = PLAIN) -> list[float]:
+    """Throughput over that of plain decoding, or of another ``base``, pair by pair."""
+    return [ratio for _, ratio in _speed_ups(answers, mode, base)]
+
+
+def least_speed_up(answers: Sequence[Answer], mode: str) -> tuple[str, float] | None:
+    """The prompt that gains least over plain decoding, by the median of its rounds, and that."""
+    by_prompt: dict[str, list[float]] = {}
+    for prompt, ratio in _speed_ups(answers, mode, PLAIN):
+        by_prompt.setdefault(prompt, []).append(ratio)
+    medians = [(prompt, median(ratios)) for prompt, ratios in by_prompt.items()]
+    return min(medians, key=lambda known: known[1], default=None)
+
+
+def _speed_ups(answers: Sequence[Answer], mode: str, base: str) -> Iterator[tuple[str, float]]:
+    for before, after in pairs(answers, mode, base):
+        slow, fast = throughput(before), throughput(after)
+        if slow and fast:
+            yield after.prompt, fast / slow
 
 
 def drift(answers: Sequence[Answer], mode: str) -> float | None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from dflash_local.errors import DFlashError
 
+from .adaptive import Adaptive
 from .costs import CostAccount
 from .measures import Spread
-from .record import PARTS, PLAIN
+from .record import ADAPTIVE, PARTS, PLAIN
 from .report import Results
 from .summary import Summary
 from .tables import fastest, milliseconds, mode_name
@@ -63,17 +64,26 @@ def draw_pictures(results: Results, folder: Path) -> None:
 
 def _speed(figure: Any, results: Results) -> None:
     left, right = figure.subplots(1, 2)
-    best = _best(results)
-    figure.suptitle(_speed_title(best), fontsize=15, fontweight="bold")
+    best, adaptive = _best(results), results.adaptive
+    title = _adaptive_title(adaptive[0]) if adaptive else _speed_title(best)
+    figure.suptitle(title, fontsize=15, fontweight="bold")
     _throughput_bars(left, results.overall)
-    _category_dots(right, results.by_category, best)
+    _category_dots(right, results.by_category, ADAPTIVE if adaptive else best.mode)
+    _best_marks(right, results)
 
 
 def _best(results: Results) -> Summary:
-    """The fastest of the widths that draft, or of all if none does."""
-    drafting = [s for s in results.overall if s.mode not in (PLAIN, "0")]
+    """The fastest of the fixed widths that draft, or of all if none does."""
+    drafting = [s for s in results.overall if s.mode not in (PLAIN, ADAPTIVE, "0")]
     among = drafting or results.overall
     return among[fastest(among) or 0]
+
+
+def _adaptive_title(found: Adaptive) -> str:
+    title = f"Adaptive widths: {found.speed_up.median:.2f}x plain decoding"
+    if found.over_best is None:
+        return title
+    return f"{title}, {found.over_best.median:.2f}x the best fixed width, {found.best}"
 
 
 def _speed_title(best: Summary) -> str:
@@ -109,12 +119,12 @@ def _throughput_bars(axes: Any, summaries: Sequence[Summary]) -> None:
     axes.set_title("Throughput, median and quartiles over answers", loc="left")
 
 
-def _category_dots(axes: Any, by_category: Mapping[str, Sequence[Summary]], best: Summary) -> None:
+def _category_dots(axes: Any, by_category: Mapping[str, Sequence[Summary]], mode: str) -> None:
     rows = [
         (category, summary.speed_up)
         for category, summaries in by_category.items()
         for summary in summaries
-        if summary.mode == best.mode and summary.speed_up
+        if summary.mode == mode and summary.speed_up
     ]
     rows.reverse()  # matplotlib counts from below
     axes.axvline(1.0, color=_RED, linewidth=1.5, linestyle="--")
@@ -134,7 +144,23 @@ def _category_dots(axes: Any, by_category: Mapping[str, Sequence[Summary]], best
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("speed-up over plain decoding (dashed: as fast)")
-    axes.set_title(f"Speed-up at {mode_name(best.mode)}, pair by pair", loc="left")
+    axes.set_title(f"Speed-up, {mode_name(mode)}, pair by pair", loc="left")
+
+
+def _best_marks(axes: Any, results: Results) -> None:
+    """A ring for the best fixed width of each category, beside adaptive ones."""
+    best = {found.category: found.best for found in results.adaptive if found.best is not None}
+    gains = [
+        (place, summary.speed_up.median)
+        for place, (category, summaries) in enumerate(reversed(results.by_category.items()))
+        for summary in summaries
+        if summary.mode == best.get(category) and summary.speed_up
+    ]
+    if gains:
+        ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 12}
+        places, medians = zip(*gains, strict=True)
+        axes.plot(medians, places, "o", label="best fixed width of the category", **ring)
+        axes.legend(loc="lower right")
 
 
 def _whiskers(spreads: Sequence[Spread]) -> list[list[float]]:
@@ -151,10 +177,15 @@ def _acceptance(figure: Any, results: Results) -> None:
     _length_against_break_even(right, results.costs)
 
 
+def _with_curves(results: Results) -> list[Summary]:
+    """Of fixed widths: what adaptive ones verify is chosen, so their shares say little."""
+    return [s for s in results.overall if s.per_position and s.mode != ADAPTIVE]
+
+
 def _acceptance_title(results: Results) -> str:
-    drafting = [s for s in results.overall if s.per_position]
+    drafting = _with_curves(results)
     if not drafting:
-        return "Nothing was drafted"
+        return "No fixed width that drafts was run"
     widest = max(drafting, key=lambda s: len(s.per_position))
     first = widest.per_position[0]
     length = widest.acceptance_length or 1.0
@@ -162,7 +193,7 @@ def _acceptance_title(results: Results) -> str:
 
 
 def _position_curves(axes: Any, results: Results) -> None:
-    drafting = [s for s in results.overall if s.per_position]
+    drafting = _with_curves(results)
     if not drafting:
         return
     mode = max(drafting, key=lambda s: len(s.per_position)).mode

@@ -8,8 +8,9 @@ from typing import Any
 
 #: The parts of a verify step whose seconds the loop knows.
 PARTS = ("draft", "verify", "sample", "inject")
-#: ``Answer.mode`` of stock ``llama_cpp.Llama``; a width's mode is its number.
-PLAIN = "plain"
+#: ``Answer.mode`` of stock ``llama_cpp.Llama``, and of widths decided step by step; a fixed width's
+#: mode is its number.
+PLAIN, ADAPTIVE = "plain", "adaptive"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Answer:
 
     Attributes:
         prompt: id of the prompt.
-        mode: ``PLAIN``, or the width as a string.
+        mode: ``PLAIN``, ``ADAPTIVE``, or the width as a string.
         round: from 0 on; modes alternate within a round.
         tokens: generated, the one that ended the answer included.
         times: seconds from the request to each token, as many as ``tokens``.

@@ -16,9 +16,10 @@ from dflash_local.errors import DFlashError
 from dflash_local.gguf_header import GGUFHeader
 
 from . import machine
+from .adaptive import Adaptive, judge
 from .costs import CostAccount, account
 from .measures import throughput
-from .record import PLAIN, Answer, answer_to_dict
+from .record import Answer, answer_to_dict
 from .runner import BenchOptions, Run
 from .suite import Prompt, categories
 from .summary import Summary, summarize
@@ -36,6 +37,7 @@ class Results:
     Attributes:
         overall: one a mode, plain first.
         by_category: the same, for each category.
+        adaptive: over all categories, then by category; empty where adaptive widths were not run.
         other_work: share of the machine's CPUs that others took during the run.
     """
 
@@ -45,6 +47,7 @@ class Results:
     overall: list[Summary]
     by_category: dict[str, list[Summary]]
     costs: CostAccount
+    adaptive: list[Adaptive]
     other_work: float | None = None
 
 
@@ -53,14 +56,18 @@ def derive(
 ) -> Results:
     """The measures of a run."""
     overall = _summaries(options, run, "all")
+    by_category = {name: _summaries(options, run, name) for name in categories(prompts)}
+    judged = [judge(run.answers, summaries) for summaries in [overall, *by_category.values()]]
+    accepted = run.learned["accepted"] if run.learned else ()
     assert run.staircase is not None, "a finished run has one"
     return Results(
         options=options,
         run=run,
         prompts=prompts,
         overall=overall,
-        by_category={name: _summaries(options, run, name) for name in categories(prompts)},
-        costs=account(run.staircase, overall, _model(options.verifier)["weights"]),
+        by_category=by_category,
+        costs=account(run.staircase, overall, _model(options.verifier)["weights"], accepted),
+        adaptive=[found for found in judged if found is not None],
         other_work=other_work,
     )
 
@@ -81,6 +88,8 @@ def to_report(results: Results) -> Report:
         "options": _options(results),
         "memory": asdict(run.memory),
         "summaries": [asdict(s) for s in [*results.overall, *_flat(results.by_category)]],
+        "adaptive": [asdict(found) for found in results.adaptive],
+        "learned": run.learned,
         "costs": _costs(results.costs),
         "differences": [asdict(difference) for difference in run.differences],
         "prompts": per_prompt(run.answers),
@@ -182,13 +191,13 @@ def _options(results: Results) -> dict[str, Any]:
         "gpu_layers": options.gpu_layers,
         "n_ctx": run.n_ctx,
         "kv": "f32" if options.kv_f32 else "f16",
-        "widths": list(run.widths),
+        "widths": [width for width in run.widths if width is not None],
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
         "repeat": options.repeat,
         "seed": options.seed,
         "n_prompts": len(results.prompts),
-        "modes": [PLAIN, *map(str, run.widths)],
+        "modes": run.modes,
     }
 
 

@@ -18,10 +18,11 @@ from dflash_local.gguf_header import GGUFHeader
 from .asking import Asked, ask, is_end
 from .margins import find_differences
 from .memory import LoadLog, Memory, resident_bytes
-from .record import PLAIN, Answer, Difference
+from .record import ADAPTIVE, PLAIN, Answer, Difference
 from .rendering import render
 from .staircase import Staircase, measure_staircase
 from .suite import Prompt
+from .tables import mode_name
 
 #: (answers done, answers in all, what is being done)
 Progress = Callable[[int, int, str], None]
@@ -32,12 +33,16 @@ _WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured. Widths None: 0, 1, 2, 4 and the drafter's largest."""
+    """What is measured.
+
+    Among the widths None stands for adaptive ones, as in ``Llama``. No widths: 0, 1, 2, 4, the
+    drafter's largest, and adaptive.
+    """
 
     verifier: Path
     drafter: Path
     threads: int
-    widths: tuple[int, ...] | None = None
+    widths: tuple[int | None, ...] | None = None
     max_tokens: int = 128
     temperature: float = 0.0
     repeat: int = 2
@@ -52,24 +57,26 @@ class Run:
     """All that a run has measured.
 
     Attributes:
-        widths: that were run.
+        widths: that were run; None: adaptive ones.
         max_width: that the drafter gives at most.
         answers: plain ones and those of every width.
+        learned: what adaptive widths knew in the end, see ``Session.learned``.
         staircase: what decodes cost by width.
     """
 
-    widths: tuple[int, ...]
+    widths: tuple[int | None, ...]
     max_width: int
     n_ctx: int
     answers: list[Answer] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     staircase: Staircase | None = None
+    learned: dict[str, list[float]] | None = None
     memory: Memory = field(default_factory=Memory)
 
     @property
     def modes(self) -> list[str]:
         """Plain first, then the widths."""
-        return [PLAIN, *map(str, self.widths)]
+        return [PLAIN, *(ADAPTIVE if width is None else str(width) for width in self.widths)]
 
 
 def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progress) -> Run:
@@ -89,25 +96,33 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
     return run
 
 
-def check_widths(widths: Sequence[int] | None, max_width: int) -> tuple[int, ...]:
-    """The widths to run, in order; None: 0, 1, 2, 4 and the largest.
+def check_widths(widths: Sequence[int | None] | None, max_width: int) -> tuple[int | None, ...]:
+    """The widths to run, in order, adaptive ones last; see ``BenchOptions``.
 
     Raises:
-        DFlashError: a width is more than the drafter gives.
+        DFlashError: a width is more than the drafter gives, or there is none.
     """
     if widths is None:
-        return tuple(sorted({w for w in (0, 1, 2, 4) if w < max_width} | {max_width}))
-    too_wide = [width for width in widths if width > max_width]
+        return (*sorted({w for w in (0, 1, 2, 4) if w < max_width} | {max_width}), None)
+    if not widths:
+        raise DFlashError("there is no width to compare with plain decoding: name one or more")
+    fixed = {width for width in widths if width is not None}
+    too_wide = sorted(width for width in fixed if width > max_width)
     if too_wide:
         raise DFlashError(
             f"width {', '.join(map(str, too_wide))}: the drafter's block gives {max_width} drafts "
             "at most"
         )
-    return tuple(sorted(set(widths)))
+    return (*sorted(fixed), *([None] if None in widths else []))
 
 
-def _load(options: BenchOptions, run: Run, stack: ExitStack) -> tuple[llama_cpp.Llama, Llama]:
-    """Stock llama_cpp's model, and ours with its drafter; says in ``run`` what memory they take."""
+def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_cpp.Llama]:
+    """The model of each mode: stock llama_cpp's, and ours; says in ``run`` what memory they take.
+
+    Adaptive widths have a model of their own, as their users do: they learn from every step that
+    it takes, and would know more than they should from those of fixed widths.
+    """
+    fixed = [mode for mode in run.modes if mode not in (PLAIN, ADAPTIVE)]
     settings = _settings(options, run.n_ctx)
     memory = run.memory
     memory.verifier = options.verifier.stat().st_size
@@ -121,17 +136,27 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> tuple[llama_cpp.
         memory.plain_context = log.contexts[-1]
     memory.resident["plain"] = resident_bytes()
     with LoadLog() as log:
-        llm = Llama(str(options.verifier), drafter=str(options.drafter), **settings)
-    stack.enter_context(closing(llm))
+        llm = _ours(options, settings, stack, width=0 if fixed else None)
     if len(log.contexts) > 1:
         memory.verifier_context, memory.drafter_context = log.contexts[-2:]
     memory.resident["speculative"] = resident_bytes()
+    models = {PLAIN: plain, **dict.fromkeys(run.modes[1:], llm)}
+    if fixed and ADAPTIVE in models:
+        models[ADAPTIVE] = _ours(options, settings, stack, width=None)
+    return models
+
+
+def _ours(
+    options: BenchOptions, settings: dict[str, Any], stack: ExitStack, width: int | None
+) -> Llama:
+    llm = Llama(str(options.verifier), drafter=str(options.drafter), width=width, **settings)
+    stack.enter_context(closing(llm))
     if llm.session is None:
         raise BackendError(
             f"{options.verifier}: nothing can be drafted for this verifier (see the warning), so "
             "there is nothing to compare"
         )
-    return plain, llm
+    return llm
 
 
 def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
@@ -153,12 +178,11 @@ def _trained_context(verifier: Path) -> int:
 
 
 class _Bench:
-    def __init__(
-        self, options: BenchOptions, run: Run, models: tuple[llama_cpp.Llama, Llama]
-    ) -> None:
+    def __init__(self, options: BenchOptions, run: Run, models: dict[str, llama_cpp.Llama]) -> None:
         self._options = options
         self._run = run
-        self._plain, self._llm = models
+        self._models = models
+        self._plain = models[PLAIN]
 
     def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
         rendered = self._render(prompts)
@@ -167,10 +191,13 @@ class _Bench:
         for mode in self._run.modes:
             self._ask(mode, rendered[prompts[0].id], _WARM_UP_TOKENS, seed=0)
         for done, (number, prompt, mode) in enumerate(self._order(prompts)):
-            progress(done, total, f"{prompt.id}, {_name(mode)}")
+            progress(done, total, f"{prompt.id}, {mode_name(mode)}")
             self._run.answers.append(self._answer(number, prompt, mode, rendered[prompt.id]))
         progress(total, total, "costs by width")
-        self._run.staircase = measure_staircase(self._plain, self._llm, self._context(rendered))
+        if ADAPTIVE in self._models:
+            self._run.learned = self._models[ADAPTIVE].session.learned()
+        llm = self._models[self._run.modes[1]]
+        self._run.staircase = measure_staircase(self._plain, llm, self._context(rendered))
         if self._options.temperature == 0:
             progress(total, total, "margins where answers differ")
             answers = self._run.answers
@@ -219,9 +246,9 @@ class _Bench:
 
     def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> Asked:
         temperature = self._options.temperature
-        llm = self._plain if mode == PLAIN else self._llm
-        if mode != PLAIN:
-            self._llm.width = int(mode)
+        llm = self._models[mode]
+        if mode not in (PLAIN, ADAPTIVE):
+            llm.width = int(mode)
         llm.reset()  # every answer reads its whole prompt
         llm.set_seed(seed)
         return ask(llm, tokens, max_tokens, temperature)
@@ -233,7 +260,3 @@ class _Bench:
         text = [t for a in answers[:: len(self._run.modes)] for t in rendered[a.prompt] + a.tokens]
         room = self._run.n_ctx - self._run.max_width - 2
         return text[: max(1, min(mean, room))]
-
-
-def _name(mode: str) -> str:
-    return "plain" if mode == PLAIN else f"width {mode}"

@@ -13,6 +13,7 @@ from .measures import (
     drift,
     identical_share,
     largest_margin,
+    least_speed_up,
     pairs,
     part_medians,
     part_seconds,
@@ -24,6 +25,7 @@ from .measures import (
     spread,
     throughput,
     token_gaps,
+    verified_shares,
 )
 from .record import PLAIN, Answer, Difference
 
@@ -35,10 +37,12 @@ class Summary:
     None: there was nothing to measure it on.
 
     Attributes:
-        mode: "plain", or the width as a string.
+        mode: "plain", "adaptive", or the width as a string.
         per_position: [k]: share of blocks with at least k + 1 drafts accepted.
         tokens_per_second: spread over the answers.
+        widths: [w]: share of steps in which w drafts were verified.
         speed_up: spread over the pairs.
+        speed_up_least: of the prompts' medians over the rounds.
         speed_up_total: plain seconds per token over this mode's, all answers together.
         first_token: time to first token.
         per_token_p50: of the time between two tokens; those of one step come together.
@@ -56,8 +60,10 @@ class Summary:
     acceptance_length: float | None
     acceptance_rate: float | None
     per_position: list[float]
+    widths: list[float]
     tokens_per_second: Spread | None
     speed_up: Spread | None
+    speed_up_least: float | None
     speed_up_total: float | None
     first_token: Spread | None
     per_token_p50: float | None
@@ -84,6 +90,7 @@ def summarize(
     own = [a for a in among if a.mode == mode]
     steps, gaps, speculative = all_steps(own), token_gaps(own), mode != PLAIN
     known = {answer.prompt for answer in own}
+    least = least_speed_up(among, mode) if speculative else None
     return Summary(
         mode=mode,
         category=category,
@@ -92,8 +99,10 @@ def summarize(
         acceptance_length=acceptance_length(steps),
         acceptance_rate=acceptance_rate(steps),
         per_position=per_position(steps),
+        widths=verified_shares(steps),
         tokens_per_second=spread(filter(None, map(throughput, own))),
         speed_up=spread(speed_ups(among, mode)) if speculative else None,
+        speed_up_least=None if least is None else least[1],
         speed_up_total=_speed_up_total(among, mode) if speculative else None,
         first_token=spread(answer.times[0] for answer in own),
         per_token_p50=percentile(gaps, 0.5) if gaps else None,

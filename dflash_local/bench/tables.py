@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dflash_local.widths import shares_text
+
+from .adaptive import Adaptive
 from .costs import CostAccount
 from .measures import Spread
-from .record import PLAIN
+from .record import ADAPTIVE, PLAIN
 from .summary import Summary
 
 NONE = "-"
@@ -24,7 +27,7 @@ class Table:
 
 def mode_name(mode: str) -> str:
     """As people read it."""
-    return "plain" if mode == PLAIN else f"width {mode}"
+    return mode if mode in (PLAIN, ADAPTIVE) else f"width {mode}"
 
 
 def fastest(summaries: Sequence[Summary]) -> int | None:
@@ -40,12 +43,13 @@ def speed_table(summaries: Sequence[Summary]) -> Table:
             mode_name(s.mode),
             spread_text(s.tokens_per_second, 1),
             "1" if s.mode == PLAIN else spread_text(s.speed_up, 2),
+            number(s.speed_up_least, 2),
             number(s.acceptance_length, 2),
             percent(s.acceptance_rate),
         ]
         for s in summaries
     ]
-    head = ["", "tokens/s", "speed-up", "acceptance length", "acceptance rate"]
+    head = ["", "tokens/s", "speed-up", "least prompt", "acceptance length", "acceptance rate"]
     return Table(head, rows, fastest(summaries))
 
 
@@ -93,6 +97,24 @@ def category_table(by_category: dict[str, list[Summary]]) -> Table:
         ]
         rows.append([category, str(summaries[0].n_answers), *cells])
     return Table(["category", "answers", *map(mode_name, modes)], rows)
+
+
+def adaptive_table(found: Sequence[Adaptive]) -> Table:
+    """Adaptive widths beside plain and the best fixed width, and what they chose."""
+    rows = [
+        [
+            a.category,
+            spread_text(a.speed_up, 2),
+            f"{a.least:.2f} ({a.least_prompt})",
+            NONE if a.best is None else a.best,
+            spread_text(a.over_best, 2),
+            shares_text(a.widths),
+            percent(a.unused),
+        ]
+        for a in found
+    ]
+    head = ["category", "speed-up", "least prompt", "best fixed width", "over that"]
+    return Table([*head, "steps by drafts verified", "steps that drafted in vain"], rows)
 
 
 def cost_table(costs: CostAccount) -> Table:

@@ -133,6 +133,7 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
     shown = {
         "Speed": tables.speed_table(results.overall),
         "By category (speed-up / acceptance length)": tables.category_table(results.by_category),
+        **_adaptive(results),
         "Latency": tables.latency_table(results.overall),
         "Quality": tables.quality_table(results.overall),
         "Cost account": tables.cost_table(results.costs),
@@ -144,7 +145,13 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
             print(f"{title}\n\n{markdown.markdown_table(table)}\n")
     for line in [*markdown.warnings(report), *(f"- {line}" for line in compared)]:
         print(line.replace("**", ""))
-    print(results.costs.verdict)
+    for line in markdown.verdicts(results):
+        print(line)
+
+
+def _adaptive(results: Results) -> dict[str, tables.Table]:
+    found = results.adaptive
+    return {"Adaptive widths": tables.adaptive_table(found)} if found else {}
 
 
 def _rich_table(console: Console, title: str, table: tables.Table) -> None:

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dflash_local.bench.record import ADAPTIVE
 from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
@@ -24,7 +25,7 @@ class Arguments:
     per_category: int | None = None
     max_tokens: int = BenchOptions.max_tokens
     temperature: float = BenchOptions.temperature
-    widths: tuple[int, ...] | None = None
+    widths: tuple[int | None, ...] | None = None
     repeat: int = BenchOptions.repeat
     n_ctx: int | None = None
     threads: int = field(default_factory=physical_cores)
@@ -66,9 +67,10 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     few = "only the first N prompts of each category"
     add("--per-category", type=positive, metavar="N", help=few)
     widths = (
-        "drafts a step, each of them in turn; 0 drafts nothing (default: 0,1,2,4 and the largest)"
+        f"drafts a step, each of them in turn; 0 drafts nothing, {ADAPTIVE} decides step by step "
+        f"(default: 0,1,2,4, the largest and {ADAPTIVE})"
     )
-    add("--widths", type=_widths, metavar="0,2,4", help=widths)
+    add("--widths", type=_widths, metavar=f"0,2,{ADAPTIVE}", help=widths)
     rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
     add("--repeat", type=positive, metavar="N", help=rounds)
 
@@ -95,8 +97,17 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     add("--csv", type=Path, metavar="DIR", help="keep the medians in this machine's file in DIR")
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    return tuple(natural(part.strip()) for part in text.split(","))
+def _widths(text: str) -> tuple[int | None, ...]:
+    return tuple(_width(part.strip()) for part in text.split(","))
+
+
+def _width(text: str) -> int | None:
+    if text == ADAPTIVE:
+        return None
+    try:
+        return natural(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor {ADAPTIVE!r}") from error
 
 
 def _at_least_two(text: str) -> int:
