@@ -2,9 +2,10 @@
 
     python benchmarks/peers.py --quick [--torch-python PATH] [--json FILE] [--csv FILE]
 
-Stock llama_cpp, ours at every width, upstream's draft-dflash (wheel xllamacpp) at every draft
-length and z-lab's torch reference (wheel dflash). An engine that is not installed is skipped, with
-a line that says why. Few answers are noisy: see the quartiles, and leave the machine alone.
+Stock llama_cpp, ours at every width and with adaptive ones, upstream's draft-dflash (wheel
+xllamacpp) at every draft length and z-lab's torch reference (wheel dflash). An engine that is not
+installed is skipped, with a line that says why. Few answers are noisy: see the quartiles, and leave
+the machine alone.
 """
 
 from __future__ import annotations

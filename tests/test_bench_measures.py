@@ -101,13 +101,10 @@ def test_the_prompt_that_gains_least_is_told_by_the_median_of_its_rounds() -> No
     rounds = {"steady": [fast, fast, fast], "once disturbed": [slow, fast, fast]}
     rounds["slow"] = [slow, plain, plain]
     answers = [
-        made
-        for prompt, times in rounds.items()
-        for number, time in enumerate(times)
-        for made in (
-            answer(times=plain, prompt=prompt, number=number),
-            answer(ADAPTIVE, times=time, prompt=prompt, number=number),
-        )
+        answer(mode, times=times, prompt=prompt, number=number)
+        for prompt, adaptive in rounds.items()
+        for number, own in enumerate(adaptive)
+        for mode, times in ((PLAIN, plain), (ADAPTIVE, own))
     ]
     assert measures.least_speed_up(answers, ADAPTIVE) == ("slow", 1.0)
     assert summarize(answers, ADAPTIVE).speed_up_least == 1.0

@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from peers import options, output, prompts, summary  # noqa: E402
-from peers.answer import OURS, STOCK, TORCH, UPSTREAM, Answer, Record, Variant  # noqa: E402
+from peers.answer import (  # noqa: E402
+    ADAPTIVE,
+    OURS,
+    STOCK,
+    TORCH,
+    UPSTREAM,
+    Answer,
+    Record,
+    Variant,
+)
 from peers.engine import UnavailableError  # noqa: E402
 from peers.engine_torch import _n_drafted  # noqa: E402
 from peers.measure import _turned  # noqa: E402
@@ -57,6 +66,8 @@ def recorded_run() -> list[Record]:
         record(OURS, 2, 1, answer(11, 0.5, **drafts, output="another")),
         record(OURS, 4, 0, answer(11, 0.8, **drafts)),
         record(OURS, 4, 1, answer(11, 1.0, **drafts)),
+        record(ADAPTIVE, 7, 0, answer(11, 0.5, n_steps=7, n_drafted=4, n_accepted=3)),
+        record(ADAPTIVE, 7, 1, answer(11, 0.5)),
         record(UPSTREAM, 0, 0, answer(11, 2.0)),
         record(UPSTREAM, 0, 1, answer(11, 1.0)),
         record(UPSTREAM, 1, 0, answer(11, 1.0, n_steps=8, n_drafted=8, n_accepted=2)),
@@ -81,6 +92,7 @@ def test_decoding_speed_leaves_the_first_token_out() -> None:
 
 def test_each_engine_is_compared_with_its_own_plain_decoding() -> None:
     assert Variant(OURS, 4).plain == Variant(STOCK, 0)
+    assert Variant(ADAPTIVE, 7).plain == Variant(STOCK, 0)
     assert Variant(UPSTREAM, 3).plain == Variant(UPSTREAM, 0)
     assert Variant("xllamacpp eagle3", 3).plain == Variant(UPSTREAM, 0)
     assert Variant(TORCH, 7).plain == Variant(TORCH, 0)
@@ -124,6 +136,7 @@ def test_best_width_and_upstreams_default_are_marked() -> None:
         (STOCK, 0): "plain",
         (OURS, 2): "best",
         (OURS, 4): "",
+        (ADAPTIVE, 7): "",
         (UPSTREAM, 0): "plain",
         (UPSTREAM, 1): "best",
         (UPSTREAM, 3): "default",
@@ -175,10 +188,22 @@ def test_piped_output_is_markdown() -> None:
         "| BF16 | dflash-local | 2 | 20.0 (20.0-20.0) | 1.50 (1.25-1.75) | 2.50 | 50% | best |"
         in lines
     )
-    verdict = "- BF16: ours 1.50x at width 2 (20.0 tokens/s), upstream's best 3.00x at width 1"
+    verdict = "- BF16: our best 1.50x at width 2 (20.0 tokens/s), upstream's best 3.00x at width 1"
     assert any(line.startswith(verdict) and "default 1.00x at width 3" in line for line in lines)
+    adaptive = (
+        "- BF16: ours adaptive 1.50x (20.0 tokens/s), 1.00x our best, 0.50x upstream's best, "
+        "1.50x upstream's default"
+    )
+    assert adaptive in lines
+    assert any(line.startswith(f"| BF16 | {ADAPTIVE} | 0-7 | 20.0 ") for line in lines)
     assert f"- {TORCH}: skipped: torch cannot be imported" in lines
     assert all(line.count("|") == 9 for line in lines if line.startswith("|"))
+
+
+def test_without_upstream_adaptive_widths_are_told_beside_our_best() -> None:
+    rows = summary.rows(r for r in recorded_run() if not r.variant.engine.startswith(UPSTREAM))
+    line = "BF16: ours adaptive 1.50x (20.0 tokens/s), 1.00x our best"
+    assert output.verdicts(rows) == [line]
 
 
 def test_terminal_output_is_a_table() -> None:
@@ -210,7 +235,7 @@ def test_csv_has_a_line_a_row_with_machine_and_versions(tmp_path: Path) -> None:
     output.write_csv(report(), tmp_path / "o.csv")
     with (tmp_path / "o.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 6
+    assert len(lines) == 7
     best = next(line for line in lines if (line["engine"], line["width"]) == (OURS, "2"))
     assert (best["speedup_median"], best["cpu"], best["version xllamacpp"]) == (
         "1.5",
@@ -295,7 +320,10 @@ def test_a_file_that_is_no_drafter_is_told_without_a_traceback(tiny_verifier: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_on_the_tiny_pair(tiny_verifier: Path, tmp_path: Path) -> None:
+def test_a_run_on_the_tiny_pair(
+    tiny_verifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path))
     asked = tmp_path / "p.jsonl"
     texts = ["Who is anna?", "Give me june as JSON."]
     asked.write_text("\n".join(json.dumps({"prompt": text}) for text in texts))
@@ -308,18 +336,19 @@ def test_a_run_on_the_tiny_pair(tiny_verifier: Path, tmp_path: Path) -> None:
     assert "| as-is | dflash-local | 7 |" in done.stdout
     content = json.loads((tmp_path / "o.json").read_text())
     rows = {(row["engine"], row["width"]): row for row in content["rows"]}
-    wanted = {(STOCK, 0), (OURS, 0), (OURS, 1), (OURS, 7)}
+    wanted = {(STOCK, 0), (OURS, 0), (OURS, 1), (OURS, 7), (ADAPTIVE, 7)}
     if has_xllamacpp:
         wanted |= {(UPSTREAM, width) for width in (0, 1, 3, 7)}
     assert rows.keys() == wanted
     for (engine, width), row in rows.items():
         assert row["n_answers"] == 2
         assert row["tokens_per_second"]["median"] > 0
-        if width > 0:
+        if width > 0 and engine != ADAPTIVE:  # that one may well decode plainly
             assert 0 < row["n_accepted"] <= row["n_drafted"], engine
             assert row["acceptance_length"] > 1
-        if width == 7:
+        if width == 7 and engine != ADAPTIVE:
             assert row["n_accepted"] < row["n_drafted"], engine
+    assert "as-is: ours adaptive " in done.stdout
     assert TORCH in content["skipped"]
     assert "torch-drafter" in content["skipped"][TORCH]
     assert "skipped" in done.stdout

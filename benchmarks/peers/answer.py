@@ -7,13 +7,14 @@ from typing import Any
 
 STOCK = "llama_cpp"
 OURS = "dflash-local"
+ADAPTIVE = "dflash-local adaptive"
 UPSTREAM = "xllamacpp"
 EAGLE3 = "xllamacpp eagle3"
 MTP = "xllamacpp mtp"
 TORCH = "z-lab torch"
 
 # Ours decodes plainly as stock llama_cpp does: the same build of libllama.
-_PLAIN = {STOCK: STOCK, OURS: STOCK, UPSTREAM: UPSTREAM, EAGLE3: UPSTREAM, MTP: UPSTREAM}
+_PLAIN = {OURS: STOCK, ADAPTIVE: STOCK, EAGLE3: UPSTREAM, MTP: UPSTREAM}
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Variant:
 
     Attributes:
         engine: one of the names above.
-        width: drafts a step, upstream's ``n_max``; 0 is plain decoding.
+        width: drafts a step, upstream's ``n_max``; 0 is plain decoding. The most that adaptive
+            widths may choose.
     """
 
     engine: str

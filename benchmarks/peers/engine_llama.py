@@ -1,11 +1,15 @@
-"""Stock ``llama_cpp.Llama`` and ours, in one process: the same build of libllama."""
+"""Stock ``llama_cpp.Llama`` and ours, in one process: the same build of libllama.
+
+Adaptive widths have a model of their own: they learn from every step that it takes, and would know
+more than they should from those of fixed widths.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from .answer import OURS, STOCK
+from .answer import ADAPTIVE, OURS, STOCK
 from .engine import required
 
 # Ours counts what its step emitted last, too; an answer may be cut inside it.
@@ -13,7 +17,7 @@ _Counts = tuple[int, int, int]
 
 
 class LlamaEngine:
-    """Both models, decoding through ``generate`` as their users do."""
+    """The models, decoding through ``generate`` as their users do."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self._llama_cpp = required("llama_cpp", "pip install llama-cpp-python")
@@ -29,8 +33,13 @@ class LlamaEngine:
             options["flash_attn"] = setup["flash_attn"] == "on"
         self._models = {
             STOCK: self._llama_cpp.Llama(setup["verifier"], **options),
-            OURS: self._package.Llama(setup["verifier"], drafter=setup["drafter"], **options),
+            OURS: self._ours(setup, options, width=0),
+            ADAPTIVE: self._ours(setup, options, width=None),
         }
+
+    def _ours(self, setup: dict[str, Any], options: dict[str, Any], width: int | None) -> Any:
+        verifier, drafter = setup["verifier"], setup["drafter"]
+        return self._package.Llama(verifier, drafter=drafter, width=width, **options)
 
     def versions(self) -> dict[str, str]:
         return {
@@ -45,7 +54,7 @@ class LlamaEngine:
             llm.width = width
         tokens, times = self._generate(llm, prompt, max_tokens)
         n_steps, n_drafted, n_accepted = (
-            _drafting(llm) if engine == OURS else (len(tokens) - 1, 0, 0)
+            (len(tokens) - 1, 0, 0) if engine == STOCK else _drafting(llm)
         )
         return {
             "n_tokens": len(tokens),
@@ -81,5 +90,5 @@ def _drafting(llm: Any) -> _Counts:
 
 
 def load(setup: dict[str, Any]) -> LlamaEngine:
-    """Both models."""
+    """The models."""
     return LlamaEngine(setup)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dflash_local.bench.measures import Spread
 
-from .answer import OURS, UPSTREAM, Record
+from .answer import ADAPTIVE, OURS, UPSTREAM, Record
 from .summary import Row
 
 SCHEMA = 1
@@ -71,19 +71,30 @@ def closing_lines(report: Report) -> list[str]:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """A line for each kind of weights: our best width against upstream's default and best."""
+    """Lines for each kind of weights: ours against upstream's default and best.
+
+    The ratios are of speed-ups, each over its own engine's plain decoding.
+    """
     lines = []
     for weights in dict.fromkeys(row.weights for row in rows):
         here = [row for row in rows if row.weights == weights and row.width > 0]
         ours = [row for row in here if row.engine == OURS]
         theirs = [row for row in here if row.engine == UPSTREAM]
-        if not ours or not theirs:
-            continue
-        parts = [_told("ours", _fastest(ours)), _told("upstream's best", _fastest(theirs))]
-        defaults = [row for row in theirs if "default" in row.note]
-        parts += [_told("upstream's default", row) for row in defaults]
-        lines.append(f"{weights}: {', '.join(parts)}")
+        best = [("our best", _fastest(ours))] if ours else []
+        rivals = [("upstream's best", _fastest(theirs))] if theirs else []
+        rivals += [("upstream's default", row) for row in theirs if "default" in row.note]
+        if best and rivals:
+            lines.append(f"{weights}: {', '.join(_told(*known) for known in [*best, *rivals])}")
+        adaptive = [row for row in here if row.engine == ADAPTIVE]
+        lines += [_adaptive_line(row, [*best, *rivals]) for row in adaptive]
     return lines
+
+
+def _adaptive_line(row: Row, rivals: Sequence[tuple[str, Row]]) -> str:
+    reached, speed = row.speedup.median, row.tokens_per_second.median
+    parts = [f"{reached / rival.speedup.median:.2f}x {who}" for who, rival in rivals]
+    told = f"ours adaptive {reached:.2f}x ({speed:.1f} tokens/s)"
+    return f"{row.weights}: {', '.join([told, *parts])}"
 
 
 def _fastest(rows: Sequence[Row]) -> Row:
@@ -114,7 +125,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.weights,
         row.engine,
-        str(row.width),
+        f"0-{row.width}" if row.engine == ADAPTIVE else str(row.width),
         _with_quartiles(row.tokens_per_second, 1),
         _with_quartiles(row.speedup, 2),
         f"{row.acceptance_length:.2f}",

@@ -19,7 +19,7 @@ from dflash_local.bench.suite import load_prompts
 from dflash_local.drafter_file import DrafterInfo, read_drafter
 
 from . import summary
-from .answer import EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant
+from .answer import ADAPTIVE, EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant
 from .engine import UnavailableError
 from .measure import Plan, measure
 from .options import DEMO_WEIGHTS, Options
@@ -123,7 +123,8 @@ def _plan(job: Job, weights: str, verifier: Path, report: Report) -> Iterator[Pl
             report.facts["versions"] |= worker.versions
             workers.update(dict.fromkeys(variants, worker))
 
-        start("llama", [Variant(STOCK, 0), *(Variant(OURS, w) for w in [0, *job.widths])])
+        ours = [Variant(OURS, width) for width in [0, *job.widths]]
+        start("llama", [Variant(STOCK, 0), *ours, Variant(ADAPTIVE, job.drafter.max_width)])
         for name, variants, python in _peers(job, weights):
             try:
                 start(name, variants, python)
@@ -195,7 +196,7 @@ def _notes(job: Job, report: Report) -> list[str]:
 
 
 def _in_order(rows: list[summary.Row]) -> list[summary.Row]:
-    engines = [STOCK, OURS, UPSTREAM, EAGLE3, MTP, TORCH]
+    engines = [STOCK, OURS, ADAPTIVE, UPSTREAM, EAGLE3, MTP, TORCH]
     weights = list(dict.fromkeys(row.weights for row in rows))
     return sorted(
         rows, key=lambda row: (weights.index(row.weights), engines.index(row.engine), row.width)

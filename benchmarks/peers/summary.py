@@ -21,7 +21,7 @@ class Row:
     """One engine at one width on one kind of weights.
 
     Attributes:
-        engine, weights, width: which; width is upstream's ``n_max``.
+        engine, weights, width: which; width is upstream's ``n_max``, the most of adaptive ones.
         note: "plain", "default", "best", or both of them.
         n_answers: answers measured, of which ``n_tokens`` tokens.
         tokens_per_second: of decoding, over the answers; the first token is not counted.
