@@ -66,6 +66,8 @@ class Stats:
         n_drafted: drafts verified.
         n_accepted: drafts accepted.
         accepted_per_position: [k] is the number of blocks with at least k + 1 accepted drafts.
+        drafted_per_width: [b] is the number of steps for which b tokens were drafted.
+        verified_per_width: [w] is the number of steps in which w of them were verified.
         acceptance_length: tokens emitted per verify step, correction or bonus included.
         acceptance_rate: accepted over drafted; comparable at one width only.
         seconds_prefill: verifier, reading prompts.
@@ -90,6 +92,10 @@ class Stats:
     def n_accepted(self) -> int: ...
     @property
     def accepted_per_position(self) -> list[int]: ...
+    @property
+    def drafted_per_width(self) -> list[int]: ...
+    @property
+    def verified_per_width(self) -> list[int]: ...
     @property
     def acceptance_length(self) -> float: ...
     @property
@@ -195,11 +201,12 @@ class Session:
     Args:
         verifier: kept alive by the session.
         drafter: None decodes plainly.
-        width: drafts a step; negative: as many as the drafter gives, 0: plain decoding.
+        width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None:
+            decided step by step, for the most tokens a second.
     """
 
     def __init__(
-        self, verifier: Verifier, drafter: Drafter | None = None, *, width: int = -1
+        self, verifier: Verifier, drafter: Drafter | None = None, *, width: int | None = None
     ) -> None: ...
     def sync(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
         """Makes the timeline exactly ``tokens``: reuses the common prefix, reads the rest.
@@ -288,7 +295,7 @@ class Session:
     def draft_logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2.
 
-        They are at hand from a draft until it is committed.
+        They are at hand from a draft until the drafter works again.
         """
 
     def save_drafter(self) -> bytes:
@@ -296,6 +303,20 @@ class Session:
 
     def load_drafter(self, state: bytes, n_features: int) -> None:
         """Restores the drafter's memory, which holds features of ``n_features`` positions."""
+
+    def calibrate(self, seconds: float) -> None:
+        """Measures what decodes cost by width, for about so long; before the first prompt.
+
+        Without it costs are learned as widths are tried.
+        """
+
+    def learned(self) -> dict[str, list[float]] | None:
+        """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown),
+        and the share of drafts ``accepted`` at each position, were all before them; None without a
+        drafter."""
+
+    def restore(self, *, verify: list[float], draft: list[float], accepted: list[float]) -> None:
+        """Begins with what was ``learned`` earlier; raises ValueError for another width's."""
 
     def start_answer(self) -> None:
         """``last_stats`` counts from here."""
@@ -344,9 +365,9 @@ class Session:
     def total_stats(self) -> Stats:
         """Since the session was made."""
     @property
-    def width(self) -> int: ...
+    def width(self) -> int | None: ...
     @width.setter
-    def width(self, width: int) -> None: ...
+    def width(self, width: int | None) -> None: ...
 
 def read(
     verifier: Verifier, tokens: npt.NDArray[np.int32], top_k: int

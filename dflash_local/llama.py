@@ -18,6 +18,7 @@ from . import _core, generation, pairing, seam
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .hub import fingerprint
+from .learned import Learned
 from .state import LlamaState
 from .stats import SessionStats
 from .turns import Turns
@@ -59,7 +60,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         model_path: the verifier, a GGUF file.
         drafter: a GGUF file of architecture ``dflash``, made for this verifier; None decodes
             plainly, as the parent does.
-        width: drafts a step. None: as many as the drafter gives; 0: plain decoding.
+        width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
+            step by step, for the most tokens a second. What drafting and verifying cost is measured
+            for half a second when a pair is first loaded, and remembered in the cache folder.
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
 
@@ -83,6 +86,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.scores: Any
         self._turns = Turns()
         self._session: _core.Session | None = None
+        self._learned: Learned | None = None
         self._width = _checked_width(width)
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)
@@ -111,6 +115,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
         seam.grow_arrays(self)
+        if self._width is None:
+            self._learned = Learned(seam.pair_key(self, info))
+            self._learned.begin(self._session)
         if self._width is not None and self._width > info.max_width:
             self._warn(f"width {self._width}: the drafter's block gives {info.max_width} at most")
 
@@ -123,14 +130,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @property
     def width(self) -> int | None:
-        """Drafts a step; None: as many as the drafter gives, 0: plain decoding."""
+        """Drafts a step; None: decided step by step, 0: plain decoding."""
         return self._width
 
     @width.setter
     def width(self, width: int | None) -> None:
         self._width = _checked_width(width)
         if self._session is not None:
-            self._session.width = -1 if width is None else width
+            self._session.width = width
 
     @property
     def stats(self) -> SessionStats:
@@ -302,6 +309,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if self._session is not None:
             self._session.cancel()
         with self._turns.waiting():  # another thread's step comes to its end
+            if self._learned is not None and self._session is not None:
+                self._learned.keep(self._session)
             super().close()
 
     # ---- shared with generation ------------------------------------------------------------

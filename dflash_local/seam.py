@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -17,6 +20,7 @@ from llama_cpp import _internals as internals
 from . import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
+from .hub import fingerprint
 from .pairing import DrafterInfo, VerifierInfo
 
 if TYPE_CHECKING:
@@ -68,9 +72,37 @@ def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) ->
     verifier = _core.Verifier(
         address(llm._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
     )
-    session = _core.Session(verifier, drafter.core, width=-1 if width is None else width)
+    session = _core.Session(verifier, drafter.core, width=width)
     llm._stack.callback(session.close)
     return session
+
+
+def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
+    """All that the cost of decoding this pair depends on, as plain values."""
+    model, context = llm.model_params, llm.context_params
+    return {
+        "verifier": fingerprint(Path(llm.model_path)),
+        "drafter": fingerprint(info.path),
+        "llama-cpp-python": llama_cpp.__version__,
+        "machine": [
+            llama_cpp.llama_print_system_info().decode(),
+            os.cpu_count(),
+            platform.machine(),
+            platform.node(),
+        ],
+        "threads": [llm.n_threads, llm.n_threads_batch],
+        "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
+        "context": [
+            context.n_batch,
+            context.n_ubatch,
+            context.type_k,
+            context.type_v,
+            context.flash_attn_type,
+            context.offload_kqv,
+            context.op_offload,
+        ],
+        "lora": llm.lora_path,
+    }
 
 
 def grow_arrays(llm: Llama) -> None:

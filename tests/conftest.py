@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import llama_cpp
 import pytest
 
 from dflash_local import hub
+from dflash_local.drafter_file import read_drafter
+from dflash_local.errors import DFlashError
 
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and two threads everywhere.
@@ -59,6 +61,15 @@ def smollm2_drafter() -> Path:
     return hub.demo_drafter()
 
 
+def _full_width(options: dict[str, Any]) -> dict[str, Any]:
+    """Tests want the same drafts each time, unless they are about adaptive widths."""
+    if options.get("drafter") is None:
+        return {}
+    with suppress(DFlashError, OSError):
+        return {"width": read_drafter(Path(options["drafter"])).max_width}
+    return {}
+
+
 def _factory() -> Iterator[MakeLlama]:
     with ExitStack() as stack:
 
@@ -71,7 +82,7 @@ def _factory() -> Iterator[MakeLlama]:
                 "verbose": False,
                 **F32,
             }
-            llm = cls(str(model_path), **{**defaults, **options})
+            llm = cls(str(model_path), **{**defaults, **_full_width(options), **options})
             stack.callback(llm.close)
             return llm
 

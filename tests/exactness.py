@@ -157,7 +157,7 @@ def session_on(
         max_rows=llm.n_batch,
         feature_layers=info.target_layers if layers is None else layers,
     )
-    session = dflash_local.Session(verifier, loaded.core)
+    session = dflash_local.Session(verifier, loaded.core, width=loaded.core.max_width)
     try:
         yield session
     finally:

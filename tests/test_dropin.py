@@ -452,7 +452,7 @@ def test_sent_tokens_are_verified_in_one_step(pair: Pair, pair_all: Pair, by_row
     tokens = ours.tokenize(PROSE.encode())
     expected = greedy(ours, tokens, 41)
     ours.reset()
-    ours.width = 0  # so that whatever is drafted was sent
+    before, ours.width = ours.width, 0  # so that whatever is drafted was sent
     try:
         generator = ours.generate(tokens, temp=0.0)
         found = [next(generator)]
@@ -461,7 +461,7 @@ def test_sent_tokens_are_verified_in_one_step(pair: Pair, pair_all: Pair, by_row
             found.append(generator.send(expected[n : n + 3]))
         generator.close()
     finally:
-        ours.width = None
+        ours.width = before
     assert found == expected
     stats = ours.stats.last
     assert stats.n_drafted == stats.n_accepted == 30
@@ -674,7 +674,7 @@ def test_a_context_smaller_than_libllama_makes_it_can_be_filled(
 def test_with_closes_and_close_may_be_called_twice(
     tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, n_threads=2) as llm:
+    with Llama(tiny_verifier, drafter=drafter, width=3, n_threads=2) as llm:
         assert text_of(llm(PERSON, max_tokens=8, temperature=0)).startswith(" 13 years")
         check_drafts(llm, rejected=False)
     assert llm.model is None
@@ -702,7 +702,7 @@ def test_verbose_is_as_loud_as_the_parent(
 @pytest.mark.parametrize("drafter", ["dflash-b8"], indirect=True, scope="module")
 def test_width_zero_decodes_plainly_and_width_is_kept(pair: Pair) -> None:
     parent, ours = pair
-    expected = text_of(parent(PROSE, max_tokens=30, temperature=0))
+    expected, before = text_of(parent(PROSE, max_tokens=30, temperature=0)), ours.width
     try:
         for width in (0, 1, 3, 50):
             ours.width = width
@@ -712,4 +712,4 @@ def test_width_zero_decodes_plainly_and_width_is_kept(pair: Pair) -> None:
             assert stats.n_drafted <= width * stats.n_steps
             assert (stats.n_accepted > 0) == (width > 0)
     finally:
-        ours.width = None
+        ours.width = before

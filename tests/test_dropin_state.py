@@ -455,7 +455,7 @@ def test_from_pretrained_takes_a_drafter(
 ) -> None:
     with (
         Llama.from_pretrained(
-            "tiny/verifier", "*f32.gguf", cache_dir=hub_cache, drafter=drafter, n_threads=1
+            "tiny/verifier", "*f32.gguf", cache_dir=hub_cache, drafter=drafter, width=7, n_threads=1
         ) as llm,
         Llama(tiny_verifier, n_threads=1) as plain,
     ):

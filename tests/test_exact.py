@@ -73,7 +73,8 @@ def llm(
 @pytest.fixture(autouse=True)
 def _full_width(request: pytest.FixtureRequest) -> None:
     if "llm" in request.fixturenames:
-        request.getfixturevalue("llm").width = None
+        llm = request.getfixturevalue("llm")
+        llm.width = read_drafter(llm.drafter_path).max_width
 
 
 def test_every_drafter_is_tested(tiny_drafters: dict[str, Path]) -> None:

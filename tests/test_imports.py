@@ -361,7 +361,8 @@ def shape(function: ast.FunctionDef) -> dict[str, Any]:
 def last_name(annotation: ast.expr | None) -> str:
     """ "NDArray" of "npt.NDArray[np.float32]": how far a stub and pybind11 agree."""
     text = "None" if annotation is None else ast.unparse(annotation)
-    return text.split("[")[0].rpartition(".")[2]
+    optional = " | None" if text.endswith(" | None") else ""
+    return text.removesuffix(optional).split("[")[0].rpartition(".")[2] + optional
 
 
 METHODS = [

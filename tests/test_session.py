@@ -224,7 +224,7 @@ def test_results_show_their_fields(session: Session, prompt: list[int]) -> None:
     )
     assert repr(session.draft).startswith(f"Draft(tokens={session.draft.tokens}, confidence=[")
     assert repr(session) == (
-        f"Session(n_past={session.n_past}, n_features={session.n_features}, width=-1)"
+        f"Session(n_past={session.n_past}, n_features={session.n_features}, width=7)"
     )
     assert re.fullmatch(
         r"Stats\(n_tokens=\d+, n_steps=1, n_drafted=7, .*\)", repr(session.last_stats)
@@ -253,11 +253,11 @@ def test_a_step_without_a_sampler_equals_a_step_with_a_greedy_one(
 def test_max_tokens_and_width_limit_a_step(
     session: Session, prompt: list[int], plain: list[int]
 ) -> None:
-    for width, limit in ((-1, 1), (-1, 3), (2, None), (0, None), (5, 4)):
+    for width, limit in ((7, 1), (7, 3), (2, None), (0, None), (5, 4)):
         session.width = width
         session.sync(prompt)
         tokens = session.step().tokens
-        most = min(limit or 8, (7 if width < 0 else width) + 1)
+        most = min(limit or 8, width + 1)
         while len(tokens) < 20:
             step = session.step(max_tokens=limit)
             assert 1 <= len(step.tokens) <= most
@@ -279,7 +279,7 @@ def test_a_limit_cuts_the_draft_and_does_not_change_it(session: Session, prompt:
         session.step()
 
 
-@pytest.mark.parametrize("name", ["dflash2-b8", "dspark-b8", "dspark-b7-anchor"])
+@pytest.mark.parametrize("name", ["dflash-b8", "dflash2-b8", "dspark-b8", "dspark-b7-anchor"])
 def test_drafts_come_with_the_confidence_of_their_drafter(
     name: str, stock: llama_cpp.Llama, tiny_drafters: dict[str, Path]
 ) -> None:
@@ -390,7 +390,7 @@ def test_rows_out_of_turn_are_refused(session: Session, prompt: list[int]) -> No
     assert session.commit([drafts[0] + 1]).n_accepted == 0
 
 
-def test_logits_of_a_draft_are_there_until_it_is_committed(
+def test_logits_of_a_draft_are_there_until_the_next_one(
     session: Session, prompt: list[int]
 ) -> None:
     session.sync(prompt)
@@ -401,8 +401,9 @@ def test_logits_of_a_draft_are_there_until_it_is_committed(
         with pytest.raises(ValueError, match="row"):
             session.draft_logits(row)
     session.commit(_emit(session, drafts))
-    with pytest.raises(ValueError, match="row"):
-        session.draft_logits(0)
+    assert int(session.draft_logits(0).argmax()) == drafts[0]
+    following = session.propose().tokens
+    assert int(session.draft_logits(0).argmax()) == following[0]
 
 
 # ---- the drafter's memory ------------------------------------------------------------------

@@ -67,6 +67,8 @@ py::dict as_dict(const Stats& stats) {
   out["acceptance_length"] = stats.acceptance_length();
   out["acceptance_rate"] = stats.acceptance_rate();
   out["accepted_per_position"] = stats.accepted_at;
+  out["drafted_per_width"] = stats.drafted_at;
+  out["verified_per_width"] = stats.verified_at;
   out["seconds"] = seconds;
   return out;
 }
@@ -81,6 +83,8 @@ void register_stats(py::module_& module) {
       .def_readonly("n_drafted", &Stats::n_drafted)
       .def_readonly("n_accepted", &Stats::n_accepted)
       .def_readonly("accepted_per_position", &Stats::accepted_at)
+      .def_readonly("drafted_per_width", &Stats::drafted_at)
+      .def_readonly("verified_per_width", &Stats::verified_at)
       .def_property_readonly("acceptance_length", &Stats::acceptance_length)
       .def_property_readonly("acceptance_rate", &Stats::acceptance_rate)
       .def_readonly("seconds_prefill", &Stats::seconds_prefill)

@@ -185,11 +185,50 @@ py::array_t<float> draft_logits(Handle& handle, int32_t row) {
   return copy_row(handle, drafter->n_vocab(), [&] { return drafter->logits(row); });
 }
 
+/// None: decided step by step.
+SessionOptions with_width(std::optional<int32_t> width) {
+  if (width && *width < 0) throw py::value_error("width must be 0 or more, or None");
+  return {width.value_or(SessionOptions::kAdaptive)};
+}
+
+std::optional<int32_t> width_of(const SessionOptions& options) {
+  if (options.width == SessionOptions::kAdaptive) return {};
+  return options.width;
+}
+
+/// What was learned of a pair, or nothing without a drafter.
+std::optional<py::dict> learned(Handle& handle) {
+  return handle.read([](const Session& session) -> std::optional<py::dict> {
+    const Controller* controller = session.controller();
+    if (controller == nullptr) return {};
+    py::dict out;
+    out["verify"] = controller->costs().verify_table();
+    out["draft"] = controller->costs().draft_table();
+    out["accepted"] = controller->chances().usual();
+    return out;
+  });
+}
+
+void restore(Handle& handle, const std::vector<double>& verify, const std::vector<double>& draft,
+             const std::vector<double>& accepted) {
+  handle.run([&](Session& session) {
+    if (session.controller() == nullptr) return;
+    session.controller()->costs().restore(verify, draft);
+    session.controller()->chances().restore(accepted);
+  });
+}
+
 std::string repr(Handle& handle) {
   return handle.read([](const Session& session) {
     std::ostringstream out;
     out << "Session(n_past=" << session.n_past() << ", n_features=" << session.n_features()
-        << ", width=" << session.options().width << ')';
+        << ", width=";
+    const std::optional<int32_t> width = width_of(session.options());
+    if (width) {
+      out << *width << ')';
+    } else {
+      out << "None)";
+    }
     return out.str();
   });
 }
@@ -278,6 +317,15 @@ void register_state(py::class_<Handle>& session) {
             handle.run([&](Session& s) { s.load_drafter(state, n_features); });
           },
           py::arg("state"), py::arg("n_features"))
+      .def(
+          "calibrate",
+          [](Handle& handle, double seconds) {
+            handle.run([&](Session& s) { s.calibrate(seconds); });
+          },
+          py::arg("seconds"))
+      .def("learned", &learned)
+      .def("restore", &restore, py::kw_only(), py::arg("verify"), py::arg("draft"),
+           py::arg("accepted"))
       .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
       .def("cancel", &Handle::cancel)
       .def("close", &Handle::close)
@@ -297,13 +345,10 @@ void register_fields(py::class_<Handle>& session) {
       .def_property_readonly("draft", field([](const Session& s) { return Draft(s.draft()); }))
       .def_property_readonly("last_stats", &Handle::last_stats)
       .def_property_readonly("total_stats", &Handle::total_stats)
-      .def_property("width", field([](const Session& s) { return s.options().width; }),
-                    [](Handle& handle, int32_t width) {
-                      handle.run([&](Session& s) {
-                        auto options = s.options();
-                        options.width = width;
-                        s.set_options(options);
-                      });
+      .def_property("width", field([](const Session& s) { return width_of(s.options()); }),
+                    [](Handle& handle, std::optional<int32_t> width) {
+                      const SessionOptions options = with_width(width);
+                      handle.run([&](Session& s) { s.set_options(options); });
                     })
       .def("__repr__", &repr);
 }
@@ -312,12 +357,12 @@ void register_fields(py::class_<Handle>& session) {
 
 void register_session(py::module_& module) {
   py::class_<Handle> session(module, "Session");
-  session.def(py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter, int32_t width) {
-                return std::make_unique<Handle>(verifier, drafter, SessionOptions{width});
+  session.def(py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter,
+                          std::optional<int32_t> width) {
+                return std::make_unique<Handle>(verifier, drafter, with_width(width));
               }),
               py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
-              py::arg("width") = SessionOptions{}.width, py::keep_alive<1, 2>(),
-              py::keep_alive<1, 3>());
+              py::arg("width") = py::none(), py::keep_alive<1, 2>(), py::keep_alive<1, 3>());
   register_reading(session);
   register_stepping(session);
   register_state(session);

@@ -12,10 +12,10 @@ namespace {
 constexpr double kForget = 0.995;  // a share is the mean of about 200 of its last observations
 constexpr double kExpected = 4;    // observations that what was expected counts for
 constexpr double kRestored = 16;   // those that an earlier time counts for
-constexpr double kMoodRate = 0.1;
-constexpr double kMoodForget = 0.99;
+constexpr double kMoodRate = 0.08;
+constexpr double kMoodTokens = 50;
 // A block's shift is taken to be small until many drafts say otherwise.
-constexpr double kBlockDoubt = 80;
+constexpr double kBlockDoubt = 40;
 constexpr double kBlockWeight = 0.2;  // of a draft: what it tells
 constexpr int32_t kBlockMost = 600;
 
@@ -28,7 +28,7 @@ double log_odds(double chance) {
 double chance_of(double odds) { return 1 / (1 + std::exp(-odds)); }
 
 void follow(double& mood, double surprise) {
-  mood = kMoodForget * (mood + kMoodRate * surprise);
+  mood += kMoodRate * surprise;
 }
 
 }  // namespace
@@ -78,16 +78,23 @@ double Chances::elsewhere(double chance, int32_t block, int32_t other) const {
 
 void Chances::observe(Place place, float probability, bool accepted) {
   const double hit = accepted ? 1 : 0;
-  const double surprise = hit - by_place(place);
-  follow(mood_of_places_, surprise);
+  // What the drafter says of a draft tells more of its block than how one draft ended.
+  const double likely = probability < 0 ? hit : by_probability(probability);
   Block& block = blocks_.at(static_cast<size_t>(place.block));
   block.n = std::min(block.n + 1, kBlockMost);
-  block.shift += surprise / (kBlockDoubt + kBlockWeight * block.n);
+  block.shift += (likely - by_place(place)) / (kBlockDoubt + kBlockWeight * block.n);
+  follow(mood_of_places_, hit - by_place(place));
   if (probability >= 0) {
     follow(mood_of_probabilities_, hit - by_probability(probability));
     by_probability_[bucket(probability)].observe(accepted);
   }
   by_index_.at(static_cast<size_t>(place.index)).observe(accepted);
+}
+
+void Chances::passed(double n_tokens) {
+  const double kept = std::exp(-n_tokens / kMoodTokens);
+  mood_of_places_ *= kept;
+  mood_of_probabilities_ *= kept;
 }
 
 std::vector<double> Chances::usual() const {

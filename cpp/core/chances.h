@@ -29,6 +29,9 @@ class Chances {
   /// What became of a draft.
   void observe(Place place, float probability, bool accepted);
 
+  /// The text has gone on: how it went before tells less.
+  void passed(double n_tokens);
+
   /// [max_width] by index, to be kept and given back.
   std::vector<double> usual() const;
   void restore(const std::vector<double>& usual);

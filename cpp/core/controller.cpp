@@ -13,8 +13,9 @@ constexpr double kRecentTokens = 48;   // after so many tokens a gain counts for
 constexpr double kMostBlocks = 6;      // blocks that a gain is the mean of
 constexpr double kUsualBlocks = 1;     // blocks that what is usual counts for
 constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
-constexpr double kGainShare = 0.1;     // of the time that drafting has won
-constexpr double kMostProbes = 4;      // blocks the budget may hold
+constexpr double kGainShare = 0.2;     // of the time that drafting has won
+constexpr double kMostProbes = 12;     // blocks the budget may hold
+constexpr double kLongestPause = 16;   // tokens between two such blocks that the budget allows
 constexpr int32_t kFirstWidest = 4;    // blocks between two of the widest, at first
 constexpr int32_t kMostWidest = 500;   // and in the end
 constexpr size_t kMostOpen = 4;
@@ -39,10 +40,15 @@ int32_t Controller::choose_draft(int32_t room, double catch_up) {
         worth(block, room, rate_now) - rate_now * (costs_.draft(block) + catch_up);
     if (best.width == 0 || tokens > best.tokens) best = {block, tokens};
   }
-  if (best.tokens > 0) return wider(best.width);
+  if (best.tokens > 0) {
+    pause_ = 1;
+    return wider(best.width);
+  }
   const double price = costs_.draft(best.width) + catch_up;
-  if (budget_ < price) return 0;
+  if (budget_ < price || tokens_since_probe_ < pause_) return 0;
   budget_ -= price;
+  tokens_since_probe_ = 0;
+  pause_ = std::min(2 * pause_, kLongestPause);
   return best.width;
 }
 
@@ -127,6 +133,8 @@ void Controller::stepped(const StepSeen& step) {
   if (most > 0) budget_ = std::min(budget_, most);
   recent_tokens_ = kRecentSteps * recent_tokens_ + n_emitted;
   recent_seconds_ = kRecentSteps * recent_seconds_ + seconds;
+  chances_.passed(n_emitted);
+  tokens_since_probe_ += n_emitted;
   const double kept = std::exp(-n_emitted / kRecentTokens);
   for (Gain& gain : gains_) gain.weight *= kept;
 }

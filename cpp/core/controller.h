@@ -75,6 +75,8 @@ class Controller {
   double recent_seconds_ = 0;
   int32_t n_widest_ = 0;
   int32_t blocks_since_widest_ = 0;
+  double pause_ = 1;  // tokens between two blocks that are likely to lose
+  double tokens_since_probe_ = 0;
   double budget_ = 0;  // seconds there are for blocks that are likely to lose
 };
 

@@ -13,7 +13,8 @@ namespace {
 constexpr int32_t kWarmUp = 3;       // first observations, of which the quickest counts
 constexpr double kFarOff = 0.3;      // of a logarithm; what is farther off counts as this
 constexpr double kSpeedRate = 0.1;   // how fast all widths follow one
-constexpr double kWidthRate = 0.02;  // how fast a width goes its own way
+constexpr double kWidthRate = 0.02;  // how fast a width goes its own way, in the end
+constexpr double kWidthBegin = 0.3;  // and at first
 constexpr double kCurious = 0.9;     // a width never seen costs this share of what is likely
 constexpr double kARow = 0.1;        // of a decode's time, that one more row is taken to cost
 
@@ -35,7 +36,7 @@ void Costs::observe(Table& table, int32_t width, double seconds) {
   const double step = std::clamp(off, -kFarOff, kFarOff);
   slowness_ *= std::exp(kSpeedRate * step);
   cost.n += 1;
-  cost.seconds *= std::exp(std::max(kWidthRate, 1.0 / cost.n) * step);
+  cost.seconds *= std::exp(std::max(kWidthRate, kWidthBegin / cost.n) * step);
 }
 
 void Costs::caught_up(int32_t n_rows, double seconds) {

@@ -372,6 +372,7 @@ Finish Session::finish_after(Token token) const {
 void Session::calibrate(double seconds) {
   if (!tokens_.empty()) throw std::logic_error("calibrate() comes before the first prompt");
   if (drafter_ == nullptr) return;
+  discard();  // what others left in the memories
   const int32_t widest = std::min(drafter_->max_width(), room({}));
   std::vector<int32_t> widths = {0, widest};  // the ends first: what is between can be guessed
   for (int32_t width = 1; width < widest; ++width) widths.push_back(width);

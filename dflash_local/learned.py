@@ -1,0 +1,55 @@
+"""What sessions learned of a pair on this machine, kept in the cache folder for the next ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from . import _core
+from .hub import cache_dir
+
+_SCHEMA = 1
+_CALIBRATION_SECONDS = 0.5
+_WORTH_KEEPING = 32  # steps
+
+
+class Learned:
+    """Costs and acceptance of a pair, by everything that they depend on.
+
+    A cache: what cannot be read, written or used is as good as not there.
+
+    Args:
+        key: plain values that tell this pair, its settings and this machine from all others.
+    """
+
+    def __init__(self, key: Mapping[str, Any]) -> None:
+        named = json.dumps({**key, "schema": _SCHEMA}, sort_keys=True)
+        digest = hashlib.sha256(named.encode()).hexdigest()
+        self._file = cache_dir() / "learned" / f"{digest[:16]}.json"
+
+    def begin(self, session: _core.Session) -> None:
+        """Tells the session what is known, or lets it measure what decodes cost."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            known = json.loads(self._file.read_text(encoding="utf-8"))
+            session.restore(
+                verify=known["verify"], draft=known["draft"], accepted=known["accepted"]
+            )
+            return
+        session.calibrate(_CALIBRATION_SECONDS)
+
+    def keep(self, session: _core.Session) -> None:
+        """Keeps what the session knows, where it has decoded more than a few tokens."""
+        if session.closed or session.total_stats.n_steps < _WORTH_KEEPING:
+            return
+        part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
+        with contextlib.suppress(OSError):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.write_text(json.dumps(session.learned()) + "\n", encoding="utf-8")
+                part.replace(self._file)
+            finally:
+                part.unlink(missing_ok=True)

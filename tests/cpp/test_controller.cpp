@@ -1,0 +1,243 @@
+#include <cmath>
+
+#include "checks.h"
+#include "core/controller.h"
+#include "traces.h"
+
+namespace {
+
+using namespace dflash;
+using namespace dflash::traces;
+
+constexpr int32_t kTokens = 3000;
+constexpr int32_t kSeeds = 4;
+
+using Seconds = std::function<double(int32_t)>;
+
+Seconds of(std::vector<double> milliseconds) {
+  return [=](int32_t width) { return milliseconds.at(static_cast<size_t>(width)) * 1e-3; };
+}
+
+// SmolLM2-135M on two cores of a server CPU; a large model, whose weights are read once for all
+// rows of a decode; a GPU whose kernel has a cliff.
+const Seconds kBf16 = of({10.7, 13.1, 15.0, 16.4, 17.2, 20.5, 24.0, 26.1});
+const Seconds kQ8 = of({9.1, 20.3, 26.4, 30.2, 36.2, 39.0, 38.0, 36.9});
+const Seconds kLarge = [](int32_t width) { return (100 + 2 * width) * 1e-3; };
+const Seconds kCliff = [](int32_t width) { return (width < 4 ? 100 : 200) * 1e-3; };
+const Seconds kSmallDrafter = [](int32_t width) { return (2.5 + 0.35 * width) * 1e-3; };
+const Seconds kLargeDrafter = [](int32_t width) { return (8 + 0.5 * width) * 1e-3; };
+
+struct Pair {
+  std::string name;
+  Seconds verify;
+  Seconds draft;
+};
+
+const std::vector<Pair> kPairs = {{"bf16", kBf16, kSmallDrafter},
+                                  {"q8", kQ8, kSmallDrafter},
+                                  {"large", kLarge, kLargeDrafter},
+                                  {"cliff", kCliff, kLargeDrafter}};
+const std::vector<Confidence> kAll = {Confidence::none, Confidence::fair, Confidence::boasting};
+
+World world(const Pair& pair, double predictability, Confidence confidence = Confidence::fair) {
+  World made{pair.name + ", " + std::to_string(predictability) + ", confidence " +
+                 std::to_string(static_cast<int>(confidence)),
+             pair.verify, pair.draft, [=](int64_t) { return predictability; }, confidence};
+  return made;
+}
+
+/// `length` tokens that can hardly be foreseen, then as many that can, and so on.
+World bursts(const Pair& pair, int32_t length, Confidence confidence = Confidence::fair) {
+  World made = world(pair, 0, confidence);
+  made.name = pair.name + ", bursts of " + std::to_string(length);
+  made.predictability = [=](int64_t position) {
+    return position / length % 2 == 0 ? 0.03 : 0.93;
+  };
+  return made;
+}
+
+void check_near(double found, double least, const World& world, const char* what) {
+  if (found < least) {
+    checks::fail(__FILE__, __LINE__,
+                 world.name + ": " + std::to_string(found) + " of " + what + ", expected " +
+                     std::to_string(least));
+  }
+  ++checks::n_checks;
+}
+
+}  // namespace
+
+TEST(on_steady_texts_it_comes_near_the_best_fixed_width) {
+  for (const Pair& pair : kPairs) {
+    for (const double predictability : {0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97}) {
+      for (const Confidence confidence : kAll) {
+        const World steady = world(pair, predictability, confidence);
+        const Comparison found = compare(steady, kTokens, kSeeds);
+        check_near(found.best / found.adaptive, 0.97, steady, "the best fixed width");
+      }
+    }
+  }
+}
+
+TEST(it_finds_out_what_decodes_cost_by_itself) {
+  for (const Pair& pair : kPairs) {
+    for (const double predictability : {0.2, 0.8}) {
+      const World steady = world(pair, predictability);
+      const Comparison found = compare(steady, 2 * kTokens, kSeeds, /*calibrated=*/false);
+      check_near(found.best / found.adaptive, 0.97, steady, "the best fixed width");
+    }
+  }
+}
+
+TEST(on_texts_that_change_it_is_ahead_of_every_fixed_width) {
+  for (const Pair& pair : {kPairs[0], kPairs[2], kPairs[3]}) {
+    for (const int32_t length : {50, 200, 1000}) {
+      const World changing = bursts(pair, length);
+      const Comparison found = compare(changing, kTokens, kSeeds);
+      check_near(found.best / found.adaptive, 1.0, changing, "the best fixed width");
+    }
+    World decaying = world(pair, 0);
+    decaying.name = pair.name + ", decaying";
+    decaying.predictability = [](int64_t position) {
+      return 0.95 - 0.93 * static_cast<double>(position) / (kTokens + kWidest);
+    };
+    const Comparison found = compare(decaying, kTokens, kSeeds);
+    check_near(found.best / found.adaptive, 1.0, decaying, "the best fixed width");
+  }
+}
+
+TEST(on_hopeless_texts_it_is_hardly_behind_plain_decoding) {
+  for (const Pair& pair : kPairs) {
+    for (const Confidence confidence : kAll) {
+      const World hopeless = world(pair, 0.01, confidence);
+      const Comparison found = compare(hopeless, kTokens, kSeeds);
+      check_near(found.plain / found.adaptive, 0.98, hopeless, "plain decoding");
+    }
+  }
+}
+
+TEST(a_short_hopeless_answer_is_hardly_behind_plain_decoding) {
+  for (const Pair& pair : kPairs) {
+    const World hopeless = world(pair, 0.01);
+    const Comparison found = compare(hopeless, 64, 100);
+    check_near(found.plain / found.adaptive, 0.98, hopeless, "plain decoding");
+  }
+}
+
+// Right after a few tokens of each kind: nothing it saw last is true of what comes.
+TEST(a_text_that_turns_against_it_costs_little) {
+  for (const Pair& pair : kPairs) {
+    for (const int32_t length : {3, 7, 12, 25}) {
+      const World against = bursts(pair, length);
+      const Comparison found = compare(against, kTokens, kSeeds);
+      check_near(found.plain / found.adaptive, 0.98, against, "plain decoding");
+      check_near(found.best / found.adaptive, 0.93, against, "the best fixed width");
+    }
+  }
+}
+
+TEST(a_machine_that_changes_its_speed_does_not_confuse_it) {
+  for (const Pair& pair : {kPairs[0], kPairs[2]}) {
+    World moody = world(pair, 0.8);
+    moody.name += ", changing speed";
+    moody.slowness = [](double share) { return share < 0.3 ? 1 : share < 0.6 ? 2.5 : 0.8; };
+    const Comparison found = compare(moody, kTokens, kSeeds);
+    check_near(found.best / found.adaptive, 0.97, moody, "the best fixed width");
+  }
+}
+
+TEST(where_short_blocks_are_worse_it_drafts_long_ones_and_verifies_less) {
+  World trained = world(kPairs[0], 0.85);
+  trained.name += ", worse in short blocks";
+  trained.shortening = [](int32_t block) { return 0.5 + 0.5 * block / kWidest; };
+  const Comparison found = compare(trained, 2 * kTokens, kSeeds);
+  check_near(found.best / found.adaptive, 1.02, trained, "the best fixed width");
+}
+
+TEST(it_verifies_what_its_drafter_is_sure_of) {
+  Controller controller(4);
+  for (int32_t round = 0; round < 3; ++round) {
+    for (int32_t width = 0; width <= 4; ++width) {
+      controller.costs().verified(width, 1.0 + 0.2 * width);
+      if (width > 0) controller.costs().drafted(width, 0.1);
+    }
+  }
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 4), 4);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.05F, 0.9F}}, 4), 2);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.05F, 0.9F, 0.9F, 0.9F}}, 4), 0);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 3), 3);
+  CHECK_EQUAL(controller.choose_draft(0), 0);
+}
+
+// ---- costs ---------------------------------------------------------------------------------
+
+TEST(a_cost_is_what_was_seen_whatever_disturbed_it) {
+  Costs costs(2);
+  for (int32_t i = 0; i < 400; ++i) costs.verified(1, i % 10 == 0 ? 1.0 : 0.010);
+  CHECK(std::abs(costs.verify(1) - 0.010) < 0.0015);
+}
+
+TEST(widths_that_are_not_used_follow_the_speed_of_those_that_are) {
+  Costs costs(3);
+  for (int32_t i = 0; i < 10; ++i) {
+    costs.verified(0, 0.010);
+    costs.verified(3, 0.020);
+    costs.drafted(3, 0.005);
+  }
+  for (int32_t i = 0; i < 200; ++i) costs.verified(0, 0.030);
+  CHECK(std::abs(costs.verify(0) - 0.030) < 0.003);
+  CHECK(costs.verify(3) / costs.verify(0) > 1.5);
+  CHECK(costs.draft(3) / costs.verify(0) > 0.35);
+}
+
+TEST(widths_never_seen_lie_between_their_neighbours) {
+  Costs costs(7);
+  CHECK(costs.verify(3) == 0);
+  costs.verified(0, 0.010);
+  CHECK(costs.verify(3) > 0.010);
+  costs.verified(6, 0.022);
+  CHECK(costs.verify(3) > 0.012 && costs.verify(3) < 0.016);
+  CHECK(costs.draft(0) == 0);
+}
+
+TEST(what_was_learned_can_be_given_back) {
+  Costs first(2);
+  for (int32_t i = 0; i < 20; ++i) {
+    first.verified(0, 0.010);
+    first.verified(2, 0.030);
+    first.drafted(2, 0.004);
+  }
+  Costs second(2);
+  second.restore(first.verify_table(), first.draft_table());
+  CHECK(std::abs(second.verify(0) - first.verify(0)) < 1e-9);
+  CHECK(std::abs(second.verify(1) - first.verify(1)) < 1e-9);
+  CHECK(std::abs(second.draft(2) - first.draft(2)) < 1e-9);
+  CHECK_THROWS(std::invalid_argument, Costs(3).restore(first.verify_table(), first.draft_table()));
+}
+
+// ---- chances -------------------------------------------------------------------------------
+
+TEST(chances_become_what_happens) {
+  Chances chances(3);
+  for (int32_t i = 0; i < 2000; ++i) {
+    chances.observe({3, 0}, 0.9F, i % 2 == 0);  // said 0.9, is 0.5
+    chances.observe({3, 1}, 0.2F, i % 5 == 0);  // said 0.2, is 0.2
+  }
+  CHECK(std::abs(chances.of({3, 0}, 0.9F) - 0.5) < 0.1);
+  CHECK(std::abs(chances.of({3, 1}, 0.2F) - 0.2) < 0.1);
+  CHECK(std::abs(chances.of({3, 0}) - 0.5) < 0.1);
+  CHECK(std::abs(chances.of({3, 1}) - 0.2) < 0.1);
+  CHECK_EQUAL(chances.usual().size(), 3U);
+  Chances restored(3);
+  restored.restore(chances.usual());
+  CHECK(std::abs(restored.of({3, 1}) - 0.2) < 0.1);
+  CHECK_THROWS(std::invalid_argument, restored.restore({0.5}));
+}
+
+TEST(a_text_that_goes_badly_lowers_all_chances_at_once) {
+  Chances chances(2);
+  for (int32_t i = 0; i < 500; ++i) chances.observe({2, 0}, 0.8F, i % 5 != 0);
+  CHECK(chances.of({2, 0}, 0.7F) > 0.6);
+  for (int32_t i = 0; i < 10; ++i) chances.observe({2, 0}, 0.8F, false);
+  CHECK(chances.of({2, 0}, 0.7F) < 0.55);
+}

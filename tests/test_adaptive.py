@@ -1,0 +1,153 @@
+"""Widths decided step by step: the same text, and costs that are measured, learned and kept."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+from conftest import F32
+from exactness import generated, greedy, session_on, tiny_prompts
+
+import dflash_local
+from dflash_local.learned import Learned
+
+KINDS = ("dflash-b8", "dflash2-b8", "dspark-b8", "dspark-b7-anchor")
+N_TOKENS = 60
+#: One thread and F32: a row is rounded the same, whatever is decoded beside it.
+EXACT: dict[str, Any] = {**F32, "n_ctx": 512, "n_threads": 1, "n_threads_batch": 1}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path))
+    return tmp_path / "learned"
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_verifier: Path) -> llama_cpp.Llama:
+    with closing(llama_cpp.Llama(str(tiny_verifier), verbose=False, **EXACT)) as llm:
+        yield llm
+
+
+def adaptive(verifier: Path, drafter: Path, **options: Any) -> dflash_local.Llama:
+    return dflash_local.Llama(verifier, drafter=drafter, **{**EXACT, **options})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_tokens_equal_plain_decoding(
+    kind: str, plain: llama_cpp.Llama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    with adaptive(tiny_verifier, tiny_drafters[kind]) as llm:
+        assert llm.width is None
+        for prompt in tiny_prompts(plain, 8, seed=5):
+            assert greedy(llm, prompt, N_TOKENS) == greedy(plain, prompt, N_TOKENS)
+        stats = llm.stats.total
+        # Every step is counted once, by what was drafted and by what was verified of it.
+        assert sum(stats.drafted_per_width) == sum(stats.verified_per_width) == stats.n_steps
+        verified = stats.verified_per_width
+        assert sum(width * n for width, n in enumerate(verified)) == stats.n_drafted
+        assert sum(stats.drafted_per_width[1:]) > 0, "it never tried"
+
+
+def test_sampled_tokens_equal_plain_decoding_with_the_same_seed(
+    plain: llama_cpp.Llama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    with adaptive(tiny_verifier, tiny_drafters["dflash-b8"]) as llm:
+        for seed, prompt in enumerate(tiny_prompts(plain, 8, seed=6)):
+            texts = []
+            for model in (llm, plain):
+                model.set_seed(seed)
+                texts.append(generated(model.generate(prompt, temp=0.9), N_TOKENS))
+            assert texts[0] == texts[1]
+
+
+def test_costs_are_measured_when_a_pair_is_loaded(
+    tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    with adaptive(tiny_verifier, tiny_drafters["dflash-b8"]) as llm:
+        assert llm.session is not None
+        known = llm.session.learned()
+        assert known is not None
+        assert len(known["verify"]) == len(known["draft"]) == len(known["accepted"]) + 1 == 8
+        assert all(seconds > 0 for seconds in known["verify"])
+        assert all(seconds > 0 for seconds in known["draft"][1:])
+        assert llm.session.tokens == []
+    with adaptive(tiny_verifier, tiny_drafters["dflash-b8"], width=3) as llm:
+        assert llm.session is not None
+        assert llm.session.learned()["verify"] == [0.0] * 8, "a fixed width has nothing to decide"
+
+
+def test_what_was_learned_is_kept_for_the_next_session(
+    cache: Path, plain: llama_cpp.Llama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    prompts = tiny_prompts(plain, 4, seed=7)
+    drafter = tiny_drafters["dflash-b8"]
+    with adaptive(tiny_verifier, drafter) as llm:
+        greedy(llm, prompts[0], 4)
+    assert not cache.exists(), "a few tokens teach nothing"
+    with adaptive(tiny_verifier, drafter) as llm:
+        for prompt in prompts:
+            greedy(llm, prompt, N_TOKENS)
+        last = llm.session.learned()
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text()) == last
+    with adaptive(tiny_verifier, drafter) as llm:
+        assert llm.session.learned()["verify"] == pytest.approx(last["verify"])
+        # What is usual is remembered as if seen a few times: near, not equal.
+        assert llm.session.learned()["accepted"] == pytest.approx(last["accepted"], abs=0.1)
+    with adaptive(tiny_verifier, drafter, n_threads=2) as llm:
+        assert llm.session.learned()["verify"] != last["verify"], "other threads, other costs"
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"verify": [1, 2], "draft": [1, 2], "accepted": [0.5]}']
+)
+def test_what_cannot_be_read_is_measured_again(
+    damage: str,
+    cache: Path,
+    plain: llama_cpp.Llama,
+    tiny_drafters: dict[str, Path],
+) -> None:
+    with session_on(plain, tiny_drafters["dflash-b8"]) as session:
+        learned = Learned({"pair": "this one"})
+        learned.begin(session)
+        for prompt in tiny_prompts(plain, 2, seed=8):
+            session.sync(prompt)
+            for _ in range(20):
+                session.step()
+        learned.keep(session)
+    (file,) = cache.iterdir()
+    file.write_text(damage)
+    with session_on(plain, tiny_drafters["dflash-b8"]) as session:
+        learned.begin(session)
+        assert all(seconds > 0 for seconds in session.learned()["verify"])
+
+
+def test_a_cache_that_cannot_be_written_is_no_matter(
+    cache: Path, plain: llama_cpp.Llama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    cache.write_text("a file where the folder should be")
+    with adaptive(tiny_verifier, tiny_drafters["dflash-b8"]) as llm:
+        for prompt in tiny_prompts(plain, 2, seed=9):
+            greedy(llm, prompt, N_TOKENS)
+
+
+def test_measuring_comes_before_the_first_prompt(
+    plain: llama_cpp.Llama, tiny_drafters: dict[str, Path]
+) -> None:
+    (prompt,) = tiny_prompts(plain, 1, seed=10)
+    with session_on(plain, tiny_drafters["dflash-b8"]) as session:
+        session.calibrate(0.1)
+        session.sync(prompt)
+        with pytest.raises(ValueError, match="before the first prompt"):
+            session.calibrate(0.1)
+        with pytest.raises(ValueError, match="another width"):
+            session.restore(verify=[0.1], draft=[0.1], accepted=[0.5] * 7)
+        with pytest.raises(ValueError, match="0 or more"):
+            session.width = -1
+        session.width = None
+        assert session.width is None
