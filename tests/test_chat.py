@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,14 +12,15 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dflash_local import ContextError, Llama, hub
+from dflash_local import ContextError, Llama, Stats, hub
 from dflash_local.cli import cores
 from dflash_local.cli.conversation import Conversation, count_prompt_tokens
 from dflash_local.cli.options import ChatOptions
-from dflash_local.cli.report import write_json
+from dflash_local.cli.report import one_line, totals, write_json
 from dflash_local.cli.screen import TerminalScreen
 
 pytestmark = pytest.mark.skipif(
@@ -29,6 +31,22 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-termi
 # One thread: two that share a busy core with another process wait for each other.
 CHAT = [sys.executable, "-m", "dflash_local", "chat", "--threads", "1"]
 QUESTION = "Explain what photosynthesis is."
+MODELS = Path(__file__).parent / "models"
+TINY = ["--verifier", str(MODELS / "verifier-f32.gguf")]
+TINY += ["--drafter", str(MODELS / "dflash-b8.gguf")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of its own for what is learned here, with the demo's verifier in it."""
+    verifier, folder = hub.demo_verifier(), tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFLASH_LOCAL_CACHE", str(folder))
+        if os.name == "posix":
+            (folder / verifier.name).symlink_to(verifier)
+        else:
+            shutil.copy(verifier, folder)
+        yield
 
 
 def chat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -57,6 +75,23 @@ def test_one_answer_drafts_and_writes_its_statistics(tmp_path: Path) -> None:
     assert facts["verifier"] == str(hub.demo_verifier())
     assert facts["drafter"] == str(hub.demo_drafter())
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_widths_are_adaptive_unless_one_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    length = ["--max-tokens", "48", "--stats-json", str(file)]
+    assert chat(*TINY, "-p", "Who is anna?", *length).returncode == 0
+    facts = json.loads(file.read_text())
+    assert facts["width"] is None
+    drafted, verified = facts["drafted_per_width"], facts["verified_per_width"]
+    assert sum(drafted) == sum(verified) > 0
+    assert sum(width * count for width, count in enumerate(verified)) == facts["drafted"]
+    assert len(verified) <= len(drafted) <= 8
+
+    assert chat(*TINY, "-p", "Who is anna?", *length, "--width", "3").returncode == 0
+    facts = json.loads(file.read_text())
+    assert facts["width"] == 3
+    assert set(facts["drafted_per_width"][:3]) == {0}
 
 
 def test_piped_input_is_one_question_and_plain_says_the_same() -> None:
@@ -189,7 +224,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
 
 
 @posix_only
-@pytest.mark.parametrize("terminal", [["--max-tokens", "24"]], indirect=True)
+@pytest.mark.parametrize("terminal", [["--max-tokens", "24", "--width", "4"]], indirect=True)
 def test_a_terminal_gets_colours_statistics_and_commands(terminal: Terminal) -> None:
     at = terminal.wait_for("/help lists commands")
     assert "smollm2-135m-dflash" in terminal.text()
@@ -205,6 +240,63 @@ def test_a_terminal_gets_colours_statistics_and_commands(terminal: Terminal) -> 
     terminal.type("/exit\n")
     assert terminal.exit_status() == 0
     assert "Traceback" not in terminal.text()
+
+
+@posix_only
+@pytest.mark.parametrize("terminal", [[*TINY, "--max-tokens", "48"]], indirect=True)
+def test_a_terminal_is_told_which_widths_were_chosen_and_why(terminal: Terminal) -> None:
+    at = terminal.wait_for("> ", terminal.wait_for("adaptive widths · threads 1"))
+    terminal.type("Who is anna?\n")
+    at = terminal.wait_for("\n", terminal.wait_for("tokens/s", at))
+    assert "widths " in terminal.text() or "drafting does not pay here" in terminal.text()
+    terminal.type("/stats\n")
+    at = terminal.wait_for("a step pays where it emits more than verifying and drafting", at)
+    at = terminal.wait_for("     0    1.00      -", at)
+    at = terminal.wait_for("     7 ", at)
+    terminal.type("/exit\n")
+    assert terminal.exit_status() == 0
+
+
+FACTS = {"tokens": 90, "tokens_per_second": 12.34, "finish_reason": "stop", "width": None}
+FACTS |= {"drafted": 40, "accepted": 30, "acceptance_length": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({"verified_per_width": [61, 20, 0, 19]}, "accepted 30/40 · widths 0:61% 1:20% 3:19%"),
+        (
+            {"verified_per_width": [94, 6]},
+            "accepted 30/40 · drafting does not pay here: 94% plain steps",
+        ),
+        (
+            {"verified_per_width": [90], "drafted": 0},
+            "s · drafting does not pay here: 100% plain steps",
+        ),
+        ({"verified_per_width": [], "drafted": 0}, "tokens/s · adaptive widths"),
+        ({"verified_per_width": [2, 0, 0, 0, 88], "width": 4}, "accepted 30/40 · width 4"),
+        ({"verified_per_width": [90], "width": 0, "drafted": 0}, "tokens/s · plain decoding"),
+    ],
+)
+def test_the_line_under_an_answer_says_what_was_chosen(changes: dict[str, Any], end: str) -> None:
+    line = one_line({**FACTS, **changes})
+    assert line.startswith("90 tokens · 12.3 tokens/s")
+    assert line.endswith(end)
+
+
+def test_the_totals_show_what_widths_are_chosen_by() -> None:
+    learned = {"verify": [0.02, 0.03, 0.0], "draft": [0.0, 0.005, 0.006], "accepted": [0.5, 0.4]}
+    lines = totals(Stats(), None, learned)
+    assert lines[-5:] == [
+        "a step pays where it emits more than verifying and drafting cost, in plain tokens:",
+        "drafts  verify  draft  accepted  emits",
+        "     0    1.00      -         -   1.00",
+        "     1    1.50   0.25       50%   1.50",
+        "     2       -   0.30       40%   1.70",
+    ]
+    nothing = {"verify": [0.0, 0.0], "draft": [0.0, 0.0], "accepted": [0.5]}
+    for unknown in (None, nothing):
+        assert not any("emits" in line for line in totals(Stats(), None, unknown))
 
 
 @posix_only

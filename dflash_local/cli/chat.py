@@ -13,13 +13,13 @@ from dflash_local import Llama
 from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
-from dflash_local.cli.report import Setup, one_line, report, totals, write_json
+from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
 
 HELP = (
-    "/stats  what the drafts brought so far\n"
+    "/stats  what the drafts brought so far, and what the widths are chosen by\n"
     "/reset  forget the conversation\n"
     "/exit   leave (so do Ctrl-D, and Ctrl-C at the prompt)"
 )
@@ -72,7 +72,7 @@ class ChatSession:
     def loop(self) -> int:
         """Read and answer until the user leaves."""
         self._screen.dim(
-            f"width {self._setup.width} · threads {self._setup.n_threads}"
+            f"{width_text(self._setup.width)} · threads {self._setup.n_threads}"
             " · Ctrl-C stops an answer, Ctrl-D ends, /help lists commands"
         )
         while (text := self._next_line()) is not None:
@@ -113,6 +113,11 @@ class ChatSession:
             self._screen.notice("")
             return None
 
+    def _totals(self) -> list[str]:
+        session = self._llm.session
+        learned = None if session is None else session.learned()
+        return totals(self._llm.stats.total, self._setup.width, learned)
+
     def _command(self, name: str) -> bool:
         """Run a line that begins with a slash; False when the chat is to end."""
         if name == "/exit":
@@ -121,7 +126,7 @@ class ChatSession:
             self._conversation.reset()
             self._screen.notice("the conversation is forgotten")
         elif name == "/stats":
-            self._screen.notice("\n".join(totals(self._llm.stats.total)))
+            self._screen.notice("\n".join(self._totals()))
         elif name == "/help":
             self._screen.notice(HELP)
         else:
@@ -129,11 +134,10 @@ class ChatSession:
         return True
 
 
-def _width(options: ChatOptions, drafter: Path | None) -> int:
+def _width(options: ChatOptions, drafter: Path | None) -> int | None:
     if drafter is None:
         return 0
-    most = read_drafter(drafter).max_width
-    return most if options.width is None else min(options.width, most)
+    return options.width and min(options.width, read_drafter(drafter).max_width)
 
 
 def _one_shot_text(options: ChatOptions) -> str | None:

@@ -19,7 +19,7 @@ class ChatOptions:
 
     verifier: Path | None = None
     drafter: Path | None = None
-    width: int | None = None  # None: the drafter's block size - 1
+    width: int | None = None  # None: adaptive, decided step by step
     plain: bool = False
     n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
     threads: int = field(default_factory=physical_cores)
@@ -65,7 +65,8 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
     add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
-    add("--width", type=natural, metavar="N", help="tokens drafted a step (default: all it can)")
+    width = "tokens drafted a step, 0 for none (default: decided step by step, for the most speed)"
+    add("--width", type=natural, metavar="N", help=width)
     add("--plain", action="store_true", help="no drafter: plain decoding")
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
     add("--n-ctx", type=positive, metavar="N", help=context)

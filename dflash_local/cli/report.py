@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import operator
 import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from dflash_local import Stats
 from dflash_local.cli.conversation import Answer
+from dflash_local.widths import choice, shares, shares_text
 
 PHASES = ("prefill", "inject", "draft", "verify", "sample")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the answers of this session were made with. Width 0: nothing is drafted."""
+    """What the answers were made with. Width 0: nothing is drafted; None: decided step by step."""
 
     verifier: Path
     drafter: Path | None
-    width: int
+    width: int | None
     n_threads: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,6 +50,8 @@ def report(answer: Answer, stats: Stats, setup: Setup) -> dict[str, Any]:
         "drafted": stats.n_drafted,
         "accepted": stats.n_accepted,
         "accepted_per_position": list(stats.accepted_per_position),
+        "drafted_per_width": list(stats.drafted_per_width),
+        "verified_per_width": list(stats.verified_per_width),
         "tokens": answer.n_tokens,
         "prompt_tokens": answer.n_prompt_tokens,
         "tokens_per_second": speed,
@@ -67,16 +73,30 @@ def one_line(facts: dict[str, Any]) -> str:
     if facts["drafted"]:
         parts.append(f"acceptance length {facts['acceptance_length']:.2f}")
         parts.append(f"accepted {facts['accepted']}/{facts['drafted']}")
-        parts.append(f"width {facts['width']}")
-    else:
-        parts.append("plain decoding")
+    parts.append(_chosen(facts["width"], facts["verified_per_width"]))
     if facts["finish_reason"] == "length":
         parts.append("cut at --max-tokens")
     return " · ".join(parts)
 
 
-def totals(stats: Stats) -> list[str]:
-    """Lines for /stats: everything since the model was loaded."""
+def width_text(width: int | None) -> str:
+    """The width of a session, in words."""
+    if width is None:
+        return "adaptive widths"
+    return f"width {width}" if width else "plain decoding"
+
+
+def _chosen(width: int | None, verified_per_width: Sequence[int]) -> str:
+    """The width, or which ones adaptive widths chose."""
+    if width is None and any(verified_per_width):
+        return choice(shares(verified_per_width))
+    return width_text(width)
+
+
+def totals(
+    stats: Stats, width: int | None, learned: Mapping[str, Sequence[float]] | None
+) -> list[str]:
+    """Lines for /stats: everything since the model was loaded, and what is known of the pair."""
     lines = [
         f"{stats.n_tokens} tokens in {stats.n_steps} steps",
         f"accepted {stats.n_accepted} of {stats.n_drafted} drafts "
@@ -85,8 +105,32 @@ def totals(stats: Stats) -> list[str]:
     if stats.n_accepted:
         counts = " ".join(str(count) for count in stats.accepted_per_position)
         lines.append(f"accepted per position: {counts}")
+    lines.append(_chosen(width, stats.verified_per_width))
+    if any(stats.drafted_per_width[1:]):
+        drafted = shares_text(shares(stats.drafted_per_width))
+        verified = shares_text(shares(stats.verified_per_width))
+        lines.append(f"steps by tokens drafted {drafted} · by drafts verified {verified}")
     times = " · ".join(f"{phase} {seconds:.2f}" for phase, seconds in _phases(stats).items())
-    return [*lines, f"seconds: {times}"]
+    return [*lines, f"seconds: {times}", *_why(learned)]
+
+
+def _why(learned: Mapping[str, Sequence[float]] | None) -> Iterator[str]:
+    """What widths are chosen by, as a table."""
+    if learned is None or not learned["verify"][0]:
+        return
+    plain = learned["verify"][0]
+    verify, draft = ([seconds / plain for seconds in learned[key]] for key in ("verify", "draft"))
+    emitted = accumulate(accumulate(learned["accepted"], operator.mul), initial=1.0)
+    accepted = ["-", *(f"{share:.0%}" for share in learned["accepted"])]
+    yield "a step pays where it emits more than verifying and drafting cost, in plain tokens:"
+    yield "drafts  verify  draft  accepted  emits"
+    for width, tokens in enumerate(emitted):
+        costs = f"{_cost(verify[width]):>6}  {_cost(draft[width]):>5}"
+        yield f"{width:>6}  {costs}  {accepted[width]:>8}  {tokens:>5.2f}"
+
+
+def _cost(in_tokens: float) -> str:
+    return f"{in_tokens:.2f}" if in_tokens else "-"
 
 
 def write_json(file: Path, facts: dict[str, Any]) -> None:
