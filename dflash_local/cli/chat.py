@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 from dflash_local import Llama
 from dflash_local.cli.conversation import Conversation
@@ -15,7 +14,6 @@ from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
 from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
 from dflash_local.cli.screen import Screen, open_screen
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
 
 HELP = (
@@ -54,7 +52,7 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
     if text is None:
         screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
     with contextlib.closing(load(options, (verifier, drafter))) as llm:
-        setup = Setup(verifier, drafter, _width(options, drafter), options.threads)
+        setup = Setup(verifier, drafter, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)
 
@@ -134,10 +132,11 @@ class ChatSession:
         return True
 
 
-def _width(options: ChatOptions, drafter: Path | None) -> int | None:
+def _width(llm: Llama) -> int | None:
+    drafter = None if llm.session is None else llm.session.drafter
     if drafter is None:
         return 0
-    return options.width and min(options.width, read_drafter(drafter).max_width)
+    return None if llm.width is None else min(llm.width, drafter.max_width)
 
 
 def _one_shot_text(options: ChatOptions) -> str | None:
