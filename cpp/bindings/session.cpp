@@ -357,12 +357,12 @@ void register_fields(py::class_<Handle>& session) {
 
 void register_session(py::module_& module) {
   py::class_<Handle> session(module, "Session");
-  session.def(py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter,
-                          std::optional<int32_t> width) {
-                return std::make_unique<Handle>(verifier, drafter, with_width(width));
-              }),
-              py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
-              py::arg("width") = py::none(), py::keep_alive<1, 2>(), py::keep_alive<1, 3>());
+  session.def(
+      py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter, std::optional<int32_t> width) {
+        return std::make_unique<Handle>(verifier, drafter, with_width(width));
+      }),
+      py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
+      py::arg("width") = py::none(), py::keep_alive<1, 2>(), py::keep_alive<1, 3>());
   register_reading(session);
   register_stepping(session);
   register_state(session);

@@ -13,6 +13,7 @@ constexpr double kForget = 0.995;  // a share is the mean of about 200 of its la
 constexpr double kExpected = 4;    // observations that what was expected counts for
 constexpr double kRestored = 16;   // those that an earlier time counts for
 constexpr double kMoodRate = 0.08;
+constexpr double kPlaceMoodRate = 0.05;  // of places alone, which tell less
 constexpr double kMoodTokens = 50;
 // A block's shift is taken to be small until many drafts say otherwise.
 constexpr double kBlockDoubt = 40;
@@ -25,10 +26,8 @@ double log_odds(double chance) {
   return std::log(c / (1 - c));
 }
 
-double chance_of(double odds) { return 1 / (1 + std::exp(-odds)); }
-
-void follow(double& mood, double surprise) {
-  mood += kMoodRate * surprise;
+double chance_of(double odds) {
+  return 1 / (1 + std::exp(-odds));
 }
 
 }  // namespace
@@ -71,8 +70,8 @@ double Chances::of(Place place, float probability) const {
 
 double Chances::elsewhere(double chance, int32_t block, int32_t other) const {
   if (block == other) return chance;
-  const double more = blocks_.at(static_cast<size_t>(other)).shift -
-                      blocks_.at(static_cast<size_t>(block)).shift;
+  const double more =
+      blocks_.at(static_cast<size_t>(other)).shift - blocks_.at(static_cast<size_t>(block)).shift;
   return chance_of(log_odds(chance) + more);
 }
 
@@ -83,9 +82,9 @@ void Chances::observe(Place place, float probability, bool accepted) {
   Block& block = blocks_.at(static_cast<size_t>(place.block));
   block.n = std::min(block.n + 1, kBlockMost);
   block.shift += (likely - by_place(place)) / (kBlockDoubt + kBlockWeight * block.n);
-  follow(mood_of_places_, hit - by_place(place));
+  mood_of_places_ += kPlaceMoodRate * (hit - by_place(place));
   if (probability >= 0) {
-    follow(mood_of_probabilities_, hit - by_probability(probability));
+    mood_of_probabilities_ += kMoodRate * (hit - by_probability(probability));
     by_probability_[bucket(probability)].observe(accepted);
   }
   by_index_.at(static_cast<size_t>(place.index)).observe(accepted);

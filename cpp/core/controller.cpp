@@ -15,9 +15,12 @@ constexpr double kUsualBlocks = 1;     // blocks that what is usual counts for
 constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
 constexpr double kGainShare = 0.2;     // of the time that drafting has won
 constexpr double kMostProbes = 12;     // blocks the budget may hold
-constexpr double kLongestPause = 16;   // tokens between two such blocks that the budget allows
+constexpr double kLongestPause = 16;   // tokens between two such blocks, with little budget left
+constexpr double kShortestPause = 3;   // and with much
 constexpr int32_t kFirstWidest = 4;    // blocks between two of the widest, at first
 constexpr int32_t kMostWidest = 500;   // and in the end
+constexpr int32_t kLooks = 16;         // blocks between two looks at what a width costs
+constexpr double kLikely = 0.3;        // chance of a draft that is worth such a look
 constexpr size_t kMostOpen = 4;
 
 }  // namespace
@@ -48,7 +51,9 @@ int32_t Controller::choose_draft(int32_t room, double catch_up) {
   if (budget_ < price || tokens_since_probe_ < pause_) return 0;
   budget_ -= price;
   tokens_since_probe_ = 0;
-  pause_ = std::min(2 * pause_, kLongestPause);
+  // What drafting has won lately allows to look more often whether it would win again.
+  const double left = budget_ / (kMostProbes * costs_.draft(costs_.max_width()));
+  pause_ = std::min(2 * pause_, std::max(kShortestPause, kLongestPause * (1 - left)));
   return best.width;
 }
 
@@ -113,7 +118,26 @@ int32_t Controller::choose_verify(const Draft& draft, int32_t room) {
     gain.weight = std::min(gain.weight + 1, kMostBlocks);
   }
   const auto drafted = static_cast<int32_t>(draft.tokens.size());
-  return best_verify(chances_of(draft, drafted), room, rate_now).width;
+  const std::vector<double> chances = chances_of(draft, drafted);
+  const int32_t width = best_verify(chances, room, rate_now).width;
+  return look_again(width, chances, room);
+}
+
+// A width once taken to be dear would never be tried again: now and then a draft that is likely to
+// be right buys another look at what the next width costs.
+int32_t Controller::look_again(int32_t width, const std::vector<double>& chances, int32_t room) {
+  steps_since_look_ += 1;
+  if (steps_since_look_ < kLooks) return width;
+  double reached = 1;
+  const auto n = std::min(static_cast<int32_t>(chances.size()), room);
+  for (int32_t wider = 1; wider <= n; ++wider) {
+    reached *= chances[static_cast<size_t>(wider - 1)];
+    if (reached < kLikely) return width;
+    if (wider <= width || !costs_.verify_is_stale(wider)) continue;
+    steps_since_look_ = 0;
+    return wider;
+  }
+  return width;
 }
 
 void Controller::stepped(const StepSeen& step) {

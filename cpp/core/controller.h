@@ -65,6 +65,7 @@ class Controller {
   std::vector<double> chances_of(const Draft& draft, int32_t block) const;
   Choice best_verify(const std::vector<double>& chances, int32_t room, double rate) const;
   int32_t wider(int32_t block);
+  int32_t look_again(int32_t width, const std::vector<double>& chances, int32_t room);
   void judge(Token token);
 
   Costs costs_;
@@ -75,6 +76,7 @@ class Controller {
   double recent_seconds_ = 0;
   int32_t n_widest_ = 0;
   int32_t blocks_since_widest_ = 0;
+  int32_t steps_since_look_ = 0;
   double pause_ = 1;  // tokens between two blocks that are likely to lose
   double tokens_since_probe_ = 0;
   double budget_ = 0;  // seconds there are for blocks that are likely to lose

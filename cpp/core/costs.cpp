@@ -15,6 +15,7 @@ constexpr double kFarOff = 0.3;      // of a logarithm; what is farther off coun
 constexpr double kSpeedRate = 0.1;   // how fast all widths follow one
 constexpr double kWidthRate = 0.02;  // how fast a width goes its own way, in the end
 constexpr double kWidthBegin = 0.3;  // and at first
+constexpr int64_t kStale = 200;      // decodes
 constexpr double kCurious = 0.9;     // a width never seen costs this share of what is likely
 constexpr double kARow = 0.1;        // of a decode's time, that one more row is taken to cost
 
@@ -26,6 +27,7 @@ Costs::Costs(int32_t max_width)
 void Costs::observe(Table& table, int32_t width, double seconds) {
   Cost& cost = table.at(static_cast<size_t>(width));
   if (!(seconds > 0)) return;  // a clock without the resolution
+  cost.seen_at = n_verified_;
   if (cost.n < kWarmUp) {
     const double now = seconds / slowness_;
     cost.seconds = cost.n == 0 ? now : std::min(cost.seconds, now);
@@ -37,6 +39,10 @@ void Costs::observe(Table& table, int32_t width, double seconds) {
   slowness_ *= std::exp(kSpeedRate * step);
   cost.n += 1;
   cost.seconds *= std::exp(std::max(kWidthRate, kWidthBegin / cost.n) * step);
+}
+
+bool Costs::verify_is_stale(int32_t width) const {
+  return n_verified_ - verify_.at(static_cast<size_t>(width)).seen_at > kStale;
 }
 
 void Costs::caught_up(int32_t n_rows, double seconds) {
@@ -76,10 +82,10 @@ std::vector<double> Costs::table(const Table& table) const {
 
 void Costs::restore(const std::vector<double>& verify, const std::vector<double>& draft) {
   if (verify.size() != verify_.size() || draft.size() != draft_.size()) {
-    throw std::invalid_argument("costs of another width: expected " +
-                                std::to_string(verify_.size()) + " verify and draft seconds, found " +
-                                std::to_string(verify.size()) + " and " +
-                                std::to_string(draft.size()));
+    throw std::invalid_argument(
+        "costs of another width: expected " + std::to_string(verify_.size()) +
+        " verify and draft seconds, found " + std::to_string(verify.size()) + " and " +
+        std::to_string(draft.size()));
   }
   slowness_ = 1;
   for (size_t i = 0; i < verify.size(); ++i) {

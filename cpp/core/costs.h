@@ -14,7 +14,10 @@ class Costs {
 
   int32_t max_width() const { return static_cast<int32_t>(verify_.size()) - 1; }
 
-  void verified(int32_t width, double seconds) { observe(verify_, width, seconds); }
+  void verified(int32_t width, double seconds) {
+    n_verified_ += 1;
+    observe(verify_, width, seconds);
+  }
   void drafted(int32_t width, double seconds) { observe(draft_, width, seconds); }
 
   /// Of one decode of the verifier; widths never seen are a little cheaper than their neighbours
@@ -22,6 +25,9 @@ class Costs {
   double verify(int32_t width) const { return estimate(verify_, width); }
   /// Of one block of the drafter, what it has to take in before included.
   double draft(int32_t width) const { return width == 0 ? 0.0 : estimate(draft_, width); }
+
+  /// Whether it is long ago that the verifier decoded at this width: what is known may be wrong.
+  bool verify_is_stale(int32_t width) const;
 
   /// The drafter took in so many rows of features at once.
   void caught_up(int32_t n_rows, double seconds);
@@ -37,6 +43,7 @@ class Costs {
   struct Cost {
     double seconds = 0;  // at the usual speed
     int32_t n = 0;
+    int64_t seen_at = 0;  // decodes of the verifier then
   };
   using Table = std::vector<Cost>;
 
@@ -46,6 +53,7 @@ class Costs {
 
   Table verify_;
   Table draft_;
+  int64_t n_verified_ = 0;
   double row_seconds_ = 0;  // of features taken in, at the usual speed
   double slowness_ = 1;     // of the machine at present
 };

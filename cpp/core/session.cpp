@@ -12,8 +12,8 @@ namespace {
 
 // Features of prompts of this size wait for the first draft: the first token does not.
 constexpr size_t kMostWaiting = 32 << 20;  // bytes
-constexpr int32_t kCalibrations = 3;  // decodes of each width
-constexpr int32_t kFew = 8;  // rows that are taken in at about the price of one
+constexpr int32_t kCalibrations = 3;       // decodes of each width
+constexpr int32_t kFew = 8;                // rows that are taken in at about the price of one
 
 int32_t size_of(const std::vector<Token>& tokens) {
   return static_cast<int32_t>(tokens.size());
@@ -109,7 +109,8 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
 void Session::take_features(int32_t n) {
   if (drafter_ == nullptr || features_missing()) return;
   const auto width = static_cast<size_t>(verifier_.n_features());
-  const auto most = static_cast<int32_t>(std::max<size_t>(1, kMostWaiting / (width * sizeof(float))));
+  const auto most =
+      static_cast<int32_t>(std::max<size_t>(1, kMostWaiting / (width * sizeof(float))));
   for (int32_t row = 0; row < n;) {
     if (n_waiting() >= most) inject_waiting();
     const int32_t n_now = std::min(most - n_waiting(), n - row);

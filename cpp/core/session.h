@@ -36,7 +36,8 @@ struct StepResult {
 ///
 /// The transcript is `tokens()`. The verifier's memory holds the first `n_past()` of them, the
 /// drafter's, or rows that wait for it, the features of the first `n_features()`: they are injected
-/// before a block is drafted, so that plain decoding costs nothing more. Between two calls one of these holds:
+/// before a block is drafted, so that plain decoding costs nothing more. Between two calls one of
+/// these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
 ///             hand and the next step samples from them; else it takes the last token as anchor.
@@ -151,11 +152,11 @@ class Session {
   // The memories hold, or may hold, more than the timeline: at first what others left there.
   bool ahead_ = true;
   Draft draft_;
-  Draft drafted_;            // the same before it was cut to what is verified
-  bool measured_ = false;    // the step is one that the controller learns from
-  double draft_seconds_ = 0;   // of the step at work
+  Draft drafted_;             // the same before it was cut to what is verified
+  bool measured_ = false;     // the step is one that the controller learns from
+  double draft_seconds_ = 0;  // of the step at work
   double verify_seconds_ = 0;
-  std::vector<Token> block_;     // anchor and draft, as they are decoded
+  std::vector<Token> block_;    // anchor and draft, as they are decoded
   std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
   std::optional<Controller> controller_;
   std::atomic<bool> cancelled_{false};

@@ -10,7 +10,8 @@ namespace {
 
 /// Uniform in [0, 1), the same for the same arguments: a text does not depend on who reads it.
 double uniform(uint64_t seed, int64_t position, int64_t what) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15ULL + static_cast<uint64_t>(position) * 0xd1b54a32d192ed03ULL +
+  uint64_t x = seed * 0x9e3779b97f4a7c15ULL +
+               static_cast<uint64_t>(position) * 0xd1b54a32d192ed03ULL +
                static_cast<uint64_t>(what) * 0x8cb92ba72f3d8dd7ULL;
   x ^= x >> 32;
   x *= 0xe9846af9b1a615dULL;
@@ -32,7 +33,9 @@ double log_odds(double chance) {
   return std::log(c / (1 - c));
 }
 
-double chance_of(double odds) { return 1 / (1 + std::exp(-odds)); }
+double chance_of(double odds) {
+  return 1 / (1 + std::exp(-odds));
+}
 
 /// A text whose token at each position is the position itself; wrong drafts are -1.
 class Text {
@@ -55,8 +58,8 @@ class Text {
 
  private:
   double odds_of(int64_t position, int32_t place, int32_t block) const {
-    const double usual = world_.predictability(position) * std::pow(world_.fading, place) *
-                         world_.shortening(block);
+    const double usual =
+        world_.predictability(position) * std::pow(world_.fading, place) * world_.shortening(block);
     return log_odds(usual) + world_.variety * normal(seed_, position, 1);
   }
 
@@ -92,25 +95,25 @@ void calibrate(const World& world, Machine& machine, Costs& costs) {
   }
 }
 
-}  // namespace
+/// What is chosen for a step, and learned from it.
+struct Chooser {
+  std::function<int32_t()> draft;
+  std::function<int32_t(const Draft&)> verify;
+  std::function<void(const StepSeen&)> stepped;
+};
 
-double seconds_a_token(const World& world, uint64_t seed, int32_t n, int32_t width,
-                       bool calibrated) {
+Outcome run(const World& world, uint64_t seed, int32_t n, const Chooser& choose) {
   const Text text(world, seed);
   Machine machine(world, seed);
-  Controller controller(kWidest);
-  if (calibrated) calibrate(world, machine, controller.costs());
-  const bool adaptive = width == kAdaptive;
   double seconds = 0;
   int64_t position = 0;
   while (position < n) {
     const double share = static_cast<double>(position) / n;
-    const int32_t block = adaptive ? controller.choose_draft(kWidest) : width;
+    const int32_t block = choose.draft();
     Draft draft;
     if (block > 0) text.draft(position, block, draft);
     const double drafting = block > 0 ? machine.time(world.draft(block), share) : 0;
-    const int32_t verified =
-        adaptive && block > 0 ? controller.choose_verify(draft, kWidest) : block;
+    const int32_t verified = block > 0 ? choose.verify(draft) : 0;
     const double verifying = machine.time(world.verify(verified), share);
     std::vector<Token> emitted;
     for (int32_t i = 0; i < verified && draft.tokens[static_cast<size_t>(i)] >= 0; ++i) {
@@ -119,23 +122,45 @@ double seconds_a_token(const World& world, uint64_t seed, int32_t n, int32_t wid
     emitted.push_back(static_cast<Token>(position + static_cast<int64_t>(emitted.size()) + 1));
     position += static_cast<int64_t>(emitted.size());
     seconds += drafting + verifying;
-    if (adaptive) controller.stepped({draft, verified, emitted, drafting, verifying});
+    choose.stepped({draft, verified, emitted, drafting, verifying});
   }
-  return seconds / static_cast<double>(position);
+  return {seconds / static_cast<double>(position)};
+}
+
+}  // namespace
+
+Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller) {
+  return run(world, seed, n,
+             Chooser{[&] { return controller.choose_draft(kWidest); },
+                     [&](const Draft& draft) { return controller.choose_verify(draft, kWidest); },
+                     [&](const StepSeen& step) { controller.stepped(step); }});
+}
+
+Outcome run(const World& world, uint64_t seed, int32_t n, int32_t width) {
+  return run(
+      world, seed, n,
+      Chooser{[=] { return width; }, [=](const Draft&) { return width; }, [](const StepSeen&) {}});
 }
 
 Comparison compare(const World& world, int32_t n, int32_t n_seeds, bool calibrated) {
-  const auto mean = [&](int32_t width) {
+  const auto mean = [&](const auto& seconds_of) {
     double sum = 0;
-    for (int32_t seed = 1; seed <= n_seeds; ++seed) {
-      sum += seconds_a_token(world, static_cast<uint64_t>(seed), n, width, calibrated);
-    }
+    for (int32_t seed = 1; seed <= n_seeds; ++seed) sum += seconds_of(static_cast<uint64_t>(seed));
     return sum / n_seeds;
   };
-  Comparison result{mean(0), 0, 0, mean(kAdaptive)};
+  const auto fixed = [&](int32_t width) {
+    return mean([&](uint64_t seed) { return run(world, seed, n, width).seconds_a_token; });
+  };
+  Comparison result{fixed(0), 0, 0, 0};
+  result.adaptive = mean([&](uint64_t seed) {
+    Controller controller(kWidest);
+    Machine machine(world, seed);
+    if (calibrated) calibrate(world, machine, controller.costs());
+    return run(world, seed, n, controller).seconds_a_token;
+  });
   result.best = result.plain;
   for (int32_t width = 1; width <= kWidest; ++width) {
-    const double seconds = mean(width);
+    const double seconds = fixed(width);
     if (seconds < result.best) {
       result.best = seconds;
       result.best_width = width;

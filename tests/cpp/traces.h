@@ -33,14 +33,18 @@ struct World {
 };
 
 constexpr int32_t kWidest = 7;
-constexpr int32_t kAdaptive = -1;
 
-/// Seconds a token that a text of n tokens takes; kAdaptive asks a new controller, which has
-/// measured what decodes cost where `calibrated`.
-double seconds_a_token(const World& world, uint64_t seed, int32_t n, int32_t width,
-                       bool calibrated = true);
+struct Outcome {
+  double seconds_a_token;
+};
 
-/// Means over some seeds.
+/// A text of n tokens, with widths that a controller chooses.
+Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller);
+/// The same with a fixed width.
+Outcome run(const World& world, uint64_t seed, int32_t n, int32_t width);
+
+/// Means over some seeds; the controller is new for each, and has measured what decodes cost where
+/// `calibrated`.
 struct Comparison {
   double plain;
   double best;  ///< of all fixed widths, 0 included
