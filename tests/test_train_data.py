@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
 from test_reference_parity import LayerInputs
 from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
@@ -31,6 +32,9 @@ from dflash_local.train.conversations import (
 )
 from dflash_local.train.endpoint import Endpoint
 from dflash_local.train.generate import Answerer, Question, Sampling
+from dflash_local.train.gguf_verifier import GGUFVerifier
+from dflash_local.train.options import Data, TrainOptions
+from dflash_local.train.pipeline import make_answers
 from dflash_local.train.prompts import (
     Template,
     as_they_are,
@@ -39,6 +43,7 @@ from dflash_local.train.prompts import (
     synthesize,
 )
 from dflash_local.train.store import Store, to_bf16
+from dflash_local.train.workspace import Workspace
 
 LAYERS = [layer + 1 for layer in TARGET_LAYER_IDS]
 
@@ -428,3 +433,38 @@ def test_an_epoch_has_each_text_once_and_texts_of_like_length_together() -> None
     assert spread < 0.2 * np.ptp(lengths)
     assert made == batches(lengths, 4, epoch=0, seed=1)
     assert made != batches(lengths, 4, epoch=1, seed=1)
+
+
+# ---- an interruption while answers are kept ----------------------------------------------------
+
+
+@pytest.mark.parametrize("n_kept", [20.5, 24, 15.5])
+def test_a_group_of_answers_that_was_torn_is_begun_anew(tmp_path: Path, n_kept: float) -> None:
+    """Groups are of 16; what lies in the folder ends within a group, or within a line of it."""
+    options = TrainOptions(VERIFIER, tmp_path, Data(max_tokens=8, at_once=1))
+    verifier = GGUFVerifier(VERIFIER, 1, 0)
+    work = Workspace(options, verifier)
+    template = verifier.tokenizer(None)
+    prompts = [template.prompt([{"role": "user", "content": f"Who is {n}?"}]) for n in range(40)]
+    work.write_lines(work.prompts, (f"{prompt}\n" for prompt in prompts))
+    began: list[int] = []
+
+    def note(_: str, done: int, total: int) -> None:
+        assert total == 40
+        began.append(done)
+
+    make_answers(options, verifier, work, note)
+    assert began[0] == 0
+    whole = work.conversations.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert len(lines) == len(work.read_conversations()) == 40
+    n, torn = int(n_kept), lines[int(n_kept)][:12] if n_kept % 1 else b""
+    work.conversations.write_bytes(b"".join(lines[:n]) + torn)
+    assert len(work.read_conversations()) == n
+    began.clear()
+    make_answers(options, verifier, work, note)
+    assert began[0] == n // 16 * 16
+    assert work.conversations.read_bytes() == whole
+    began.clear()
+    make_answers(options, verifier, work, note)
+    assert began == []

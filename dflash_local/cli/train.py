@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dflash_local.cli.train_gguf import check_draft_vocab, to_gguf
 from dflash_local.cli.train_options import STEPS, Arguments, parse
 from dflash_local.cli.train_progress import TrainProgress, shown
 from dflash_local.errors import DFlashError
 
 if TYPE_CHECKING:
     from dflash_local.train.options import TrainOptions
+    from dflash_local.train.processes import Processes
     from dflash_local.train.verifier import Verifier
+    from dflash_local.train.workspace import Workspace
 
 
 def main(argv: list[str]) -> int:
@@ -44,12 +46,13 @@ def main(argv: list[str]) -> int:
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
     from dflash_local.train import finish, pipeline
     from dflash_local.train.open_verifier import open_verifier
-    from dflash_local.train.processes import Processes
-    from dflash_local.train.workspace import Workspace
+    from dflash_local.train.processes import Processes, check_batch_size
 
+    check_batch_size(options.fit.batch_size)
     processes, wanted = Processes(options.threads), STEPS if step is None else (step,)
     verifier = open_verifier(options)
-    work = Workspace(options, verifier)
+    check_draft_vocab(options, verifier.gguf)
+    work = _shared_workspace(options, verifier, processes)
     if "prompts" in wanted and processes.rank == 0:
         pipeline.make_prompts(options, verifier, work, progress.count)
     if "generate" in wanted and processes.rank == 0:
@@ -62,7 +65,7 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
         if "fit" in wanted:
             training.fit.run(progress.fitted)
         if processes.rank == 0 and {"simulate", "export"} & set(wanted):
-            simulation = finish.try_out(training, work, partial(_to_gguf, verifier, options))
+            simulation = finish.try_out(training, work, partial(to_gguf, progress.say))
             progress.simulated(simulation)
             if "export" in wanted:
                 print(finish.export(training, work, simulation))
@@ -71,10 +74,16 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
         processes.close()
 
 
-def _to_gguf(verifier: Verifier, options: TrainOptions, folder: Path, target: Path) -> None:
-    from dflash_local.convert import convert
+def _shared_workspace(options: TrainOptions, verifier: Verifier, processes: Processes) -> Workspace:
+    """The folder, made by the first process: two would be in each other's way."""
+    from dflash_local.train.workspace import Workspace
 
-    convert(folder, verifier.gguf, target, outtype=options.outtype)
+    if processes.rank:
+        processes.wait()
+    work = Workspace(options, verifier)
+    if not processes.rank:
+        processes.wait()
+    return work
 
 
 def _options(arguments: Arguments) -> TrainOptions:

@@ -176,6 +176,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     gguf = "a Hugging Face verifier as GGUF too: makes drafter.gguf and tries it in the real loop"
     add("--gguf", type=Path, metavar="V.gguf", help=gguf)
     add("--outtype", metavar="TYPE", help="of the GGUF (default bf16)")
+    vocabulary = "tokens that the GGUF can propose: those of the texts if not said otherwise, the "
+    vocabulary += "N most frequent ones of the answers, or all"
+    add("--draft-vocab", type=_all_or_positive, metavar="N|all", help=vocabulary)
     add("--force", action="store_true", help="export although the simulation disagrees")
 
 
@@ -183,6 +186,15 @@ def _on_off(text: str) -> bool:
     if text not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{text!r}: expected on or off")
     return text == "on"
+
+
+def _all_or_positive(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; nor is it `all`") from error
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -40,6 +40,10 @@ class TrainProgress:
         """Of a step that counts."""
         self._meter.update(what, done, total)
 
+    def say(self, line: str) -> None:
+        """What the user should know."""
+        self._meter.say(line)
+
     def fitted(self, progress: FitProgress, score: Score | None) -> None:
         """Of the fit: every look at held-out text, and every step in between."""
         if score is not None:

@@ -58,12 +58,13 @@ def read_conversations(path: Path) -> list[Conversation]:
     opened: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8") as lines:
-            return list(_parse(path, lines))
+            return list(parse(path, lines))
     except (OSError, UnicodeDecodeError) as error:
         raise DFlashError(f"{path} cannot be read: {error}") from error
 
 
-def _parse(path: Path, lines: Iterable[str]) -> Iterator[Conversation]:
+def parse(path: Path, lines: Iterable[str]) -> Iterator[Conversation]:
+    """Conversations in lines of a file; raises DFlashError with the line that is none."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

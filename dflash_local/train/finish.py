@@ -10,8 +10,10 @@ from pathlib import Path
 from dflash_local.errors import DFlashError
 
 from .acceptance import Acceptance, Anchored, of_model, of_ngram, widths_of
+from .draft_vocab import proposed_tokens
 from .examples import anchors_of
 from .export import save_checkpoint
+from .model import Vocabulary
 from .pipeline import EVALUATED, Training
 from .report import write_report
 from .simulate import Simulation, simulate
@@ -22,8 +24,8 @@ _FILES = ("model.safetensors", "config.json")
 _EVERY = 8  # anchors of an answer that are tried: each costs the reading of a token or more
 
 
-#: Converts a checkpoint's folder to a GGUF.
-ToGGUF = Callable[[Path, Path], object]
+#: Converts a checkpoint's folder, of a training, to a GGUF.
+ToGGUF = Callable[[Training, Path, Path], object]
 
 
 def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation | None:
@@ -33,7 +35,7 @@ def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation 
     folder = save_checkpoint(work.folder / "export", training.fit.best, training.fields)
     if verifier is None:
         return None
-    to_gguf(folder, folder / GGUF)
+    to_gguf(training, folder, folder / GGUF)
     simulation = simulate(
         verifier,
         folder / GGUF,
@@ -63,12 +65,15 @@ def export(training: Training, work: Workspace, simulation: Simulation | None) -
         DFlashError: it drafts otherwise than training promised. Training and inference differ
             then, and nobody should wonder later why it is slow.
     """
-    by_width, folder = _by_width(training), work.folder / "export"
+    folder = work.folder / "export"
+    vocabulary = training.vocabulary if simulation is None else _proposed(training, folder / GGUF)
+    by_width = _by_width(training, vocabulary)
     if simulation is not None and not training.options.force:
         _check(simulation, by_width["trained"][-1].accepted, folder)
     for name in _FILES if simulation is None else (*_FILES, GGUF):
         (folder / name).replace(work.out / name)
-    write_report(training, simulation, by_width, work.out)
+    n_proposed = None if simulation is None else len(vocabulary.tokens)
+    write_report(training, simulation, by_width, n_proposed, work.out)
     return work.out if simulation is None else work.out / GGUF
 
 
@@ -81,10 +86,15 @@ def _check(simulation: Simulation, promised: float, folder: Path) -> None:
         )
 
 
-def _by_width(training: Training) -> dict[str, list[Acceptance]]:
+def _proposed(training: Training, drafter: Path) -> Vocabulary:
+    """The tokens that the GGUF can propose: an estimate over others would be of another drafter."""
+    vocabulary = training.vocabulary_of(proposed_tokens(drafter))
+    return vocabulary.to(training.vocabulary.device)
+
+
+def _by_width(training: Training, vocabulary: Vocabulary) -> dict[str, list[Acceptance]]:
     """Of the drafter, of the one that it began as, and of one without weights."""
-    widths = widths_of(training.fields["block_size"])
-    texts, vocabulary = list(_tried(training)), training.vocabulary
+    widths, texts = widths_of(training.fields["block_size"]), list(_tried(training))
     return {
         "trained": of_model(training.trained(), vocabulary, texts, widths),
         "untrained": of_model(training.untrained(), vocabulary, texts, widths),

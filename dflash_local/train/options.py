@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from .loop import FitOptions
 
@@ -66,6 +67,9 @@ class TrainOptions:
 
     Attributes:
         verifier: a GGUF file, the folder of a Hugging Face model, or its id, ``owner/name``.
+        outtype: of the GGUF.
+        draft_vocab: tokens that the GGUF's head has; None: those of the texts.
+        force: export what drafts otherwise than training promised.
         gguf: the same verifier as GGUF, where ``verifier`` is none.
     """
 
@@ -78,5 +82,6 @@ class TrainOptions:
     gpu_layers: int = 0
     cache_gb: float = 20.0
     outtype: str = "bf16"
+    draft_vocab: int | Literal["all"] | None = None
     force: bool = False
     gguf: Path | None = None

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dflash_local.errors import DFlashError
+
 from .loss import Losses
 
 _PATIENCE = timedelta(days=7)  # one process writes all answers, the others wait
@@ -27,7 +29,7 @@ class Processes:
     def __init__(self, n_threads: int | None = None) -> None:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world = _world()
         self.rank = int(os.environ.get("RANK", "0"))
         self.device = own_device()
         if self.world > 1 and not dist.is_initialized():
@@ -62,6 +64,19 @@ class Processes:
         """Leaves the group."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Whether each process has a text of a batch; raises DFlashError where one has none."""
+    if batch_size < _world():
+        raise DFlashError(
+            f"{_world()} processes, and {batch_size} texts in a batch: expected one for each "
+            "process at least. Start fewer processes, or raise --batch-size"
+        )
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def own_device() -> torch.device:

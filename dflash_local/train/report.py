@@ -28,10 +28,14 @@ ByWidth = Mapping[str, Sequence[Acceptance]]
 
 
 def write_report(
-    training: Training, simulation: Simulation | None, by_width: ByWidth, folder: Path
+    training: Training,
+    simulation: Simulation | None,
+    by_width: ByWidth,
+    n_proposed: int | None,
+    folder: Path,
 ) -> None:
     """Writes the three files; the picture only where matplotlib is installed."""
-    report = to_report(training, simulation, by_width)
+    report = to_report(training, simulation, by_width, n_proposed)
     text = json.dumps(report, indent=1)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
@@ -39,9 +43,16 @@ def write_report(
 
 
 def to_report(
-    training: Training, simulation: Simulation | None, by_width: ByWidth
+    training: Training,
+    simulation: Simulation | None,
+    by_width: ByWidth,
+    n_proposed: int | None,
 ) -> dict[str, Any]:
-    """Plain values: provenance, texts, course and outcome of a training."""
+    """Plain values: provenance, texts, course and outcome of a training.
+
+    Args:
+        n_proposed: tokens that the GGUF's head has; None where there is no GGUF.
+    """
     options, progress = training.options, training.fit.progress
     start = progress.log[0]
     best = next(entry for entry in progress.log if entry["step"] == progress.best_step)
@@ -57,6 +68,7 @@ def to_report(
             | {"tokens": [path.name for path in options.data.tokens]},
         },
         "drafter": training.fields,
+        "draft_vocab": _draft_vocab(n_proposed, training.verifier.weights.sizes.n_vocab),
         "fit": asdict(options.fit),
         "command": shlex.join(["dflash-local", *(Path(a).name for a in sys.argv[1:])]),
         "versions": {name: _version(name) for name in _PACKAGES},
@@ -103,6 +115,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             f"{texts['held_out']} held out",
             f"- {report['steps']} steps of {fit['batch_size']} texts with {fit['n_blocks']} "
             f"blocks, the best at step {report['best_step']}",
+            *_proposed(report["draft_vocab"]),
             f"- verifier {report['verifier']['file']}, {report['verifier']['fingerprint']}; chat "
             f"template {report['verifier']['chat_template']}",
             f"- {', '.join(f'{name} {number}' for name, number in report['versions'].items())}",
@@ -122,6 +135,16 @@ def _in_the_real_loop(report: dict[str, Any]) -> str:
         f"accepted a block** (standard error {real['error']:.2f}), an acceptance length of "
         f"{1 + real['accepted']:.2f}"
     )
+
+
+def _draft_vocab(n_proposed: int | None, n_all: int) -> dict[str, int] | None:
+    return None if n_proposed is None else {"tokens": n_proposed, "of": n_all}
+
+
+def _proposed(vocab: dict[str, int] | None) -> list[str]:
+    if vocab is None:
+        return []
+    return [f"- drafter.gguf can propose {vocab['tokens']} of the verifier's {vocab['of']} tokens"]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

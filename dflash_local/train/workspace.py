@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dflash_local import hub
 from dflash_local.errors import DFlashError
 
-from .conversations import Conversation, read_conversations, to_line
+from .conversations import Conversation, parse, to_line
 from .options import TrainOptions
 from .verifier import Verifier
+
+# Options that may change between two runs in one folder.
+_FREE = ("out", "threads", "gpu_layers", "cache_gb", "outtype", "draft_vocab", "force", "gguf")
 
 
 class Workspace:
@@ -45,19 +49,29 @@ class Workspace:
         return [json.loads(line) for line in self.prompts.read_text("utf-8").splitlines()]
 
     def read_conversations(self) -> list[Conversation]:
-        """All that are whole."""
-        return read_conversations(self.conversations) if self.conversations.is_file() else []
+        """All that are whole: a line that an interruption cut off is left out."""
+        if not self.conversations.is_file():
+            return []
+        *whole, _torn = self.conversations.read_text("utf-8").split("\n")
+        return list(parse(self.conversations, whole))
+
+    def keep_conversations(self, n: int) -> None:
+        """Cuts off what stands behind the first ``n``."""
+        if not self.conversations.is_file():
+            return
+        with self.conversations.open("r+b") as file:
+            file.truncate(sum(len(line) for line in islice(file, n)))
 
     def append(self, conversations: Iterable[Conversation]) -> None:
-        """Adds a group of answers: all of them, or, where this is interrupted, none."""
-        kept = self.conversations.read_text("utf-8") if self.conversations.is_file() else ""
-        self.write_lines(self.conversations, [kept, *map(to_line, conversations)])
+        """Adds answers; an interruption may leave a part of them."""
+        with self.conversations.open("ab") as file:
+            file.write("".join(map(to_line, conversations)).encode())
 
 
 def _settings(options: TrainOptions, verifier: Verifier) -> dict[str, Any]:
     """What must not change between two runs in one folder."""
     named: dict[str, Any] = json.loads(json.dumps(asdict(options), default=_name))
-    for free in ("out", "threads", "gpu_layers", "cache_gb", "outtype", "force", "gguf"):
+    for free in _FREE:
         del named[free]
     del named["fit"]["steps"], named["fit"]["patience"]
     named["verifier"] = verifier.identity.fingerprint
