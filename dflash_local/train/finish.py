@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from dflash_local.errors import DFlashError
 
 from .acceptance import Acceptance, Anchored, of_model, of_ngram, widths_of
@@ -88,8 +90,13 @@ def _check(simulation: Simulation, promised: float, folder: Path) -> None:
 
 def _proposed(training: Training, drafter: Path) -> Vocabulary:
     """The tokens that the GGUF can propose: an estimate over others would be of another drafter."""
-    vocabulary = training.vocabulary_of(proposed_tokens(drafter))
-    return vocabulary.to(training.vocabulary.device)
+    known, tokens = training.vocabulary, proposed_tokens(drafter)
+    return Vocabulary(
+        known.embedding,
+        torch.from_numpy(training.verifier.weights.head),
+        known.mask_token,
+        None if tokens is None else torch.tensor(tokens),
+    ).to(known.device)
 
 
 def _by_width(training: Training, vocabulary: Vocabulary) -> dict[str, list[Acceptance]]:

@@ -184,7 +184,7 @@ class Training:
         rank = f"{processes.rank}-of-{processes.world}"
         limit = int(options.cache_gb * 1e9 / processes.world)
         self._store = Store(work.readings / rank, self._reader.n_features, TOP_K, limit)
-        self.vocabulary = self.vocabulary_of(tokens_of([*self.train, *self.held_out]))
+        self.vocabulary = _vocabulary(self)
         self.fit = Fit(
             self.untrained(),
             self.vocabulary,
@@ -207,16 +207,6 @@ class Training:
             block_size=self.fields["block_size"],
             noise=fit.noise,
             seed=fit.seed,
-        )
-
-    def vocabulary_of(self, tokens: Sequence[int] | None) -> Vocabulary:
-        """The verifier's embedding and head over some tokens, ascending; None: all of them."""
-        weights = self.verifier.weights
-        return Vocabulary(
-            torch.from_numpy(weights.embedding),
-            torch.from_numpy(weights.head),
-            self.fields["dflash_config"]["mask_token_id"],
-            None if tokens is None else torch.tensor(tokens),
         )
 
     def untrained(self) -> Drafter:
@@ -324,9 +314,15 @@ def _published(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def tokens_of(conversations: Sequence[Conversation]) -> list[int]:
-    """Those that texts hold, ascending: any other is hardly ever the verifier's word."""
-    return sorted({token for text in conversations for token in text.tokens})
+def _vocabulary(training: Training) -> Vocabulary:
+    """Over the tokens of all texts: what a text never holds is hardly ever the verifier's word."""
+    tokens = sorted({t for c in [*training.train, *training.held_out] for t in c.tokens})
+    return Vocabulary(
+        torch.from_numpy(training.verifier.weights.embedding),
+        torch.from_numpy(training.verifier.weights.head),
+        training.fields["dflash_config"]["mask_token_id"],
+        torch.tensor(tokens),
+    )
 
 
 def drafter_fields(
