@@ -15,6 +15,8 @@ constexpr double kRestored = 16;   // those that an earlier time counts for
 constexpr double kMoodRate = 0.08;
 constexpr double kPlaceMoodRate = 0.05;  // of places alone, which tell less
 constexpr double kMoodTokens = 50;
+constexpr double kCopyRate = 0.3;  // of what is copied from the text
+constexpr int32_t kTelling = 2;    // alike tokens of a copy that tells how copying goes
 // A block's shift is taken to be small until many drafts say otherwise.
 constexpr double kBlockDoubt = 40;
 constexpr double kBlockWeight = 0.2;  // of a draft: what it tells
@@ -32,13 +34,35 @@ double chance_of(double odds) {
 
 }  // namespace
 
-double Chances::Share::mean(double expected, double weight) const {
-  return (hits + weight * expected) / (tries + weight);
+void Share::observe(bool hit) {
+  hits_ = kForget * hits_ + (hit ? 1 : 0);
+  tries_ = kForget * tries_ + 1;
 }
 
-void Chances::Share::observe(bool hit) {
-  hits = kForget * hits + (hit ? 1 : 0);
-  tries = kForget * tries + 1;
+size_t Copies::bucket(const Lookup& lookup, int32_t index) {
+  const int32_t matched = std::clamp(lookup.matched + index, 1, kMost);
+  return static_cast<size_t>(lookup.others) * kMost + static_cast<size_t>(matched - 1);
+}
+
+// Before anything was seen: the more alike, the likelier; another place counts for much.
+double Copies::usual(const Lookup& lookup, int32_t index) const {
+  constexpr std::array<double, kOthers> kHalf = {8, 3, 20};  // alike tokens for an even chance
+  const double matched = lookup.matched + index;
+  const double expected = matched / (matched + kHalf[static_cast<size_t>(lookup.others)]);
+  return shares_[bucket(lookup, index)].mean(expected, kExpected);
+}
+
+double Copies::chance(const Lookup& lookup, int32_t index) const {
+  return chance_of(log_odds(usual(lookup, index)) + mood_);
+}
+
+void Copies::observe(const Lookup& lookup, bool right) {
+  if (lookup.matched >= kTelling) mood_ += kCopyRate * ((right ? 1 : 0) - chance(lookup, 0));
+  shares_[bucket(lookup, 0)].observe(right);
+}
+
+void Copies::passed(double n_tokens) {
+  mood_ *= std::exp(-n_tokens / kMoodTokens);
 }
 
 // Log odds from -3 to 5, in steps of 2/3.
@@ -109,7 +133,7 @@ void Chances::restore(const std::vector<double>& usual) {
                                 std::to_string(usual.size()));
   }
   for (size_t i = 0; i < usual.size(); ++i) {
-    by_index_[i] = {std::clamp(usual[i], 0.0, 1.0) * kRestored, kRestored};
+    by_index_[i] = {std::clamp(usual[i], 0.0, 1.0), kRestored};
   }
 }
 

@@ -5,7 +5,48 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/lookup.h"
+
 namespace dflash {
+
+/// A share that forgets: the mean of its last few hundred observations.
+class Share {
+ public:
+  Share() = default;
+  /// As if `weight` observations had had this mean.
+  Share(double mean, double weight) : hits_(mean * weight), tries_(weight) {}
+
+  /// With so many observations of what was expected.
+  double mean(double expected, double weight) const {
+    return (hits_ + weight * expected) / (tries_ + weight);
+  }
+  void observe(bool hit);
+
+ private:
+  double hits_ = 0;
+  double tries_ = 0;
+};
+
+/// The chance that a token copied from the text is right: by how many before it were alike there,
+/// by what another such place says, and by how copying went of late.
+class Copies {
+ public:
+  /// Of token `index` of a lookup, were all before it right.
+  double chance(const Lookup& lookup, int32_t index) const;
+  /// What became of its first token.
+  void observe(const Lookup& lookup, bool right);
+  void passed(double n_tokens);
+
+ private:
+  static constexpr int32_t kMost = 16;
+  static constexpr size_t kOthers = 3;
+
+  double usual(const Lookup& lookup, int32_t index) const;
+  static size_t bucket(const Lookup& lookup, int32_t index);
+
+  std::array<Share, kMost * kOthers> shares_;
+  double mood_ = 0;  // added to the log odds
+};
 
 /// Where a draft stands.
 struct Place {
@@ -37,13 +78,6 @@ class Chances {
   void restore(const std::vector<double>& usual);
 
  private:
-  /// A share that forgets: the mean of its last few hundred observations.
-  struct Share {
-    double hits = 0;
-    double tries = 0;
-    double mean(double expected, double weight) const;
-    void observe(bool hit);
-  };
   /// What a block's width adds to the log odds of its drafts.
   struct Block {
     double shift = 0;

@@ -11,7 +11,8 @@ namespace {
 constexpr double kRecentSteps = 0.97;  // weight of the past in the present rate, a step
 constexpr double kRecentTokens = 48;   // after so many tokens a gain counts for a third
 constexpr double kMostBlocks = 6;      // blocks that a gain is the mean of
-constexpr double kUsualBlocks = 1;     // blocks that what is usual counts for
+constexpr double kUsualBlocks = 2;     // blocks that what is usual counts for
+constexpr double kMargin = 0.04;       // tokens that it has to be better than plain decoding
 constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
 constexpr double kGainShare = 0.2;     // of the time that drafting has won
 constexpr double kMostProbes = 12;     // blocks the budget may hold
@@ -34,27 +35,39 @@ double Controller::rate() const {
   return recent_seconds_ > 0 ? std::max(plain, recent_tokens_ / recent_seconds_) : plain;
 }
 
-int32_t Controller::choose_draft(int32_t room, double catch_up) {
-  if (room < 1 || costs_.verify(0) <= 0) return 0;
+Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
+  lookup_ = lookup;
+  // All is measured by what a plain step costs: that has to be known, and known well.
+  if (room < 1 || costs_.verify(0) <= 0 || costs_.verify_is_stale(0)) return {};
   const double rate_now = rate();
+  const Choice copy = best_verify(chances_of(lookup), room, rate_now);
+  const Choice block = best_block(room, rate_now, catch_up);
+  if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0};
+  if (block.tokens > kMargin) {
+    pause_ = 1;
+    return {0, wider(block.width)};
+  }
+  return {0, may_probe(costs_.draft(block.width) + catch_up) ? block.width : 0};
+}
+
+// The width of a block that is likely to bring most, its drafting counted; it may be a loss.
+Controller::Choice Controller::best_block(int32_t room, double rate, double catch_up) const {
   Choice best;
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
-    const double tokens =
-        worth(block, room, rate_now) - rate_now * (costs_.draft(block) + catch_up);
+    const double tokens = worth(block, room, rate) - rate * (costs_.draft(block) + catch_up);
     if (best.width == 0 || tokens > best.tokens) best = {block, tokens};
   }
-  if (best.tokens > 0) {
-    pause_ = 1;
-    return wider(best.width);
-  }
-  const double price = costs_.draft(best.width) + catch_up;
-  if (budget_ < price || tokens_since_probe_ < pause_) return 0;
+  return best;
+}
+
+bool Controller::may_probe(double price) {
+  if (budget_ < price || tokens_since_probe_ < pause_) return false;
   budget_ -= price;
   tokens_since_probe_ = 0;
   // What drafting has won lately allows to look more often whether it would win again.
   const double left = budget_ / (kMostProbes * costs_.draft(costs_.max_width()));
   pause_ = std::min(2 * pause_, std::max(kShortestPause, kLongestPause * (1 - left)));
-  return best.width;
+  return true;
 }
 
 // A block may be narrow because wide ones were not tried: now and then the widest is, less and less
@@ -93,6 +106,14 @@ std::vector<double> Controller::chances_of(const Draft& draft, int32_t block) co
   return chances;
 }
 
+std::vector<double> Controller::chances_of(const Lookup& lookup) const {
+  std::vector<double> chances;
+  for (size_t i = 0; i < lookup.tokens.size(); ++i) {
+    chances.push_back(copies_.chance(lookup, static_cast<int32_t>(i)));
+  }
+  return chances;
+}
+
 // The width that brings most over a plain step, 0 where none does.
 Controller::Choice Controller::best_verify(const std::vector<double>& chances, int32_t room,
                                            double rate) const {
@@ -109,7 +130,7 @@ Controller::Choice Controller::best_verify(const std::vector<double>& chances, i
   return best;
 }
 
-int32_t Controller::choose_verify(const Draft& draft, int32_t room) {
+Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
   const double rate_now = rate();
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
     Gain& gain = gains_[static_cast<size_t>(block)];
@@ -119,8 +140,10 @@ int32_t Controller::choose_verify(const Draft& draft, int32_t room) {
   }
   const auto drafted = static_cast<int32_t>(draft.tokens.size());
   const std::vector<double> chances = chances_of(draft, drafted);
-  const int32_t width = best_verify(chances, room, rate_now).width;
-  return look_again(width, chances, room);
+  const Choice best = best_verify(chances, room, rate_now);
+  const Choice copy = best_verify(chances_of(lookup_), room, rate_now);
+  if (copy.tokens > best.tokens) return {copy.width, true};
+  return {look_again(best.width, chances, room), false};
 }
 
 // A width once taken to be dear would never be tried again: now and then a draft that is likely to
@@ -148,6 +171,9 @@ void Controller::stepped(const StepSeen& step) {
     if (open_.size() == kMostOpen) open_.erase(open_.begin());
     open_.push_back({step.draft, 0});
   }
+  if (!lookup_.tokens.empty()) {
+    copies_.observe(lookup_, lookup_.tokens[0] == step.emitted[0]);
+  }
   for (const Token token : step.emitted) judge(token);
   const auto n_emitted = static_cast<double>(step.emitted.size());
   const double seconds = costs_.verify(step.n_verified) + costs_.draft(n_drafted);
@@ -158,6 +184,7 @@ void Controller::stepped(const StepSeen& step) {
   recent_tokens_ = kRecentSteps * recent_tokens_ + n_emitted;
   recent_seconds_ = kRecentSteps * recent_seconds_ + seconds;
   chances_.passed(n_emitted);
+  copies_.passed(n_emitted);
   tokens_since_probe_ += n_emitted;
   const double kept = std::exp(-n_emitted / kRecentTokens);
   for (Gain& gain : gains_) gain.weight *= kept;

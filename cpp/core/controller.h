@@ -6,17 +6,30 @@
 
 #include "core/chances.h"
 #include "core/costs.h"
+#include "core/lookup.h"
 #include "core/models.h"
 
 namespace dflash {
 
 /// What a step did.
 struct StepSeen {
-  const Draft& draft;  ///< all of it, also what was not verified; empty in a plain step
+  const Draft& draft;  ///< the drafter's, also what was not verified; empty where it drafted none
   int32_t n_verified;  ///< drafts decoded beside the anchor
   const std::vector<Token>& emitted;
   double draft_seconds;
   double verify_seconds;
+};
+
+/// What to do in a step: copy from the text, draft a block, or, with both 0, decode plainly.
+struct Plan {
+  int32_t copy = 0;   ///< tokens of the lookup to verify
+  int32_t block = 0;  ///< tokens to ask of the drafter
+};
+
+/// How much of what to verify.
+struct Verdict {
+  int32_t width = 0;
+  bool copy = false;  ///< of the lookup, not of the draft
 };
 
 /// Decides how wide to draft and how much of a draft to verify, for the most tokens a second.
@@ -31,11 +44,11 @@ class Controller {
  public:
   explicit Controller(int32_t max_width);
 
-  /// Tokens to draft in the coming step; 0: plain decoding. `room`: drafts that may be verified;
-  /// `catch_up`: seconds that the drafter needs to take in what it has not seen.
-  int32_t choose_draft(int32_t room, double catch_up = 0);
-  /// How many drafts of a block to verify, at most `room`.
-  int32_t choose_verify(const Draft& draft, int32_t room);
+  /// What to do in the coming step. `room`: drafts that may be verified; `lookup`: what the text
+  /// itself proposes; `catch_up`: seconds that the drafter needs to take in what it has not seen.
+  Plan choose(int32_t room, const Lookup& lookup = {}, double catch_up = 0);
+  /// How much to verify of a block that was drafted, or of the lookup of its plan.
+  Verdict choose_verify(const Draft& draft, int32_t room);
   /// Learns from a step, whoever chose its widths.
   void stepped(const StepSeen& step);
 
@@ -61,8 +74,11 @@ class Controller {
   };
 
   double rate() const;
+  Choice best_block(int32_t room, double rate, double catch_up) const;
+  bool may_probe(double price);
   double worth(int32_t block, int32_t room, double rate) const;
   std::vector<double> chances_of(const Draft& draft, int32_t block) const;
+  std::vector<double> chances_of(const Lookup& lookup) const;
   Choice best_verify(const std::vector<double>& chances, int32_t room, double rate) const;
   int32_t wider(int32_t block);
   int32_t look_again(int32_t width, const std::vector<double>& chances, int32_t room);
@@ -72,6 +88,8 @@ class Controller {
   Chances chances_;
   std::vector<Gain> gains_;  // by width of the block
   std::vector<Open> open_;
+  Copies copies_;
+  Lookup lookup_;  // of the step at work
   double recent_tokens_ = 0;
   double recent_seconds_ = 0;
   int32_t n_widest_ = 0;

@@ -15,7 +15,8 @@ constexpr double kFarOff = 0.3;      // of a logarithm; what is farther off coun
 constexpr double kSpeedRate = 0.1;   // how fast all widths follow one
 constexpr double kWidthRate = 0.02;  // how fast a width goes its own way, in the end
 constexpr double kWidthBegin = 0.3;  // and at first
-constexpr int64_t kStale = 200;      // decodes
+constexpr int64_t kStale = 200;      // decodes after which a cost may be another, ...
+constexpr int64_t kStaleFirst = 4;   // ... or so many for each time that it was seen
 constexpr double kCurious = 0.9;     // a width never seen costs this share of what is likely
 constexpr double kARow = 0.1;        // of a decode's time, that one more row is taken to cost
 
@@ -42,7 +43,8 @@ void Costs::observe(Table& table, int32_t width, double seconds) {
 }
 
 bool Costs::verify_is_stale(int32_t width) const {
-  return n_verified_ - verify_.at(static_cast<size_t>(width)).seen_at > kStale;
+  const Cost& cost = verify_.at(static_cast<size_t>(width));
+  return n_verified_ - cost.seen_at > std::min(kStale, kStaleFirst * cost.n);
 }
 
 void Costs::caught_up(int32_t n_rows, double seconds) {

@@ -26,7 +26,8 @@ class Costs {
   /// Of one block of the drafter, what it has to take in before included.
   double draft(int32_t width) const { return width == 0 ? 0.0 : estimate(draft_, width); }
 
-  /// Whether it is long ago that the verifier decoded at this width: what is known may be wrong.
+  /// Whether it is long ago that the verifier decoded at this width, or it has hardly ever: what is
+  /// known may be wrong.
   bool verify_is_stale(int32_t width) const;
 
   /// The drafter took in so many rows of features at once.

@@ -277,30 +277,47 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     draft_.tokens.assign(given->begin(), given->begin() + static_cast<std::ptrdiff_t>(n));
     return;
   }
-  const int32_t block = choose_block(n_room);
-  if (block == 0) return;
+  const Plan plan = make_plan(n_room);
+  if (plan.copy > 0) {
+    copy_draft(plan.copy);
+    return;
+  }
+  if (plan.block == 0) return;
   if (const int32_t n_behind = n_waiting(); n_behind > kFew) {
     controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
   }
   draft_seconds_ = seconds_of([&] {
     inject_waiting();
     const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
-    drafter_->draft(tokens_.back(), n_past_, block, draft_);
+    drafter_->draft(tokens_.back(), n_past_, plan.block, draft_);
   });
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
-  const int32_t n_verified = adaptive ? controller_->choose_verify(draft_, n_room) : n_room;
-  draft_.cut(static_cast<size_t>(n_verified));
+  const Verdict verdict =
+      adaptive ? controller_->choose_verify(draft_, n_room) : Verdict{n_room, false};
+  if (verdict.copy) {
+    copy_draft(verdict.width);
+  } else {
+    draft_.cut(static_cast<size_t>(verdict.width));
+  }
 }
 
-// Drafts to ask of the drafter. The caller's limit cuts the draft, not the block: with fewer masks
-// in it the drafter would propose other tokens.
-int32_t Session::choose_block(int32_t n_room) {
-  if (drafter_ == nullptr || n_room == 0 || features_missing()) return 0;
+void Session::copy_draft(int32_t n) {
+  draft_.clear();
+  draft_.tokens.assign(lookup_.tokens.begin(), lookup_.tokens.begin() + n);
+}
+
+// The caller's limit cuts the draft, not the block: with fewer masks in it the drafter would
+// propose other tokens.
+Plan Session::make_plan(int32_t n_room) {
+  if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
-  if (options_.width != SessionOptions::kAdaptive) return std::min(options_.width, widest);
+  if (options_.width != SessionOptions::kAdaptive) return {0, std::min(options_.width, widest)};
   const double catch_up = n_waiting() > kFew ? controller_->costs().catch_up(n_waiting()) : 0.0;
-  return std::min(controller_->choose_draft(std::min(n_room, widest), catch_up), widest);
+  const int32_t n = std::min(n_room, widest);
+  lookup_ = look_up(tokens_, n);
+  const Plan plan = controller_->choose(n, lookup_, catch_up);
+  return {plan.copy, std::min(plan.block, widest)};
 }
 
 void Session::decode_block() {

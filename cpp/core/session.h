@@ -18,7 +18,7 @@ struct SessionOptions {
   static constexpr int32_t kWidest = std::numeric_limits<int32_t>::max();
   /// Drafts a step, at most as many as the drafter gives (block_size - 1). 0: plain decoding.
   /// kAdaptive: decided step by step, for the most tokens a second; not all of a block need be
-  /// verified then.
+  /// verified then, and a draft may be copied from the text instead.
   int32_t width = kAdaptive;
 };
 
@@ -131,7 +131,8 @@ class Session {
   int32_t n_waiting() const;
   void keep_features(int32_t n);
   int32_t room(std::optional<int32_t> max_tokens) const;
-  int32_t choose_block(int32_t n_room);
+  Plan make_plan(int32_t n_room);
+  void copy_draft(int32_t n);
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
@@ -152,6 +153,7 @@ class Session {
   // The memories hold, or may hold, more than the timeline: at first what others left there.
   bool ahead_ = true;
   Draft draft_;
+  Lookup lookup_;
   Draft drafted_;             // the same before it was cut to what is verified
   bool measured_ = false;     // the step is one that the controller learns from
   double draft_seconds_ = 0;  // of the step at work

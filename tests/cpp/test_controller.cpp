@@ -1,4 +1,6 @@
 #include <cmath>
+#include <random>
+#include <utility>
 
 #include "checks.h"
 #include "core/controller.h"
@@ -164,11 +166,11 @@ TEST(it_verifies_what_its_drafter_is_sure_of) {
       if (width > 0) controller.costs().drafted(width, 0.1);
     }
   }
-  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 4), 4);
-  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.05F, 0.9F}}, 4), 2);
-  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.05F, 0.9F, 0.9F, 0.9F}}, 4), 0);
-  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 3), 3);
-  CHECK_EQUAL(controller.choose_draft(0), 0);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 4).width, 4);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.05F, 0.9F}}, 4).width, 2);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.05F, 0.9F, 0.9F, 0.9F}}, 4).width, 0);
+  CHECK_EQUAL(controller.choose_verify({{1, 2, 3, 4}, {0.9F, 0.9F, 0.9F, 0.9F}}, 3).width, 3);
+  CHECK_EQUAL(controller.choose(0).block, 0);
 }
 
 // A machine that was busy when it was measured, or a file of an earlier time.
@@ -182,6 +184,74 @@ TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
   const Outcome outcome = run(good, 1, kTokens, controller);
   CHECK(controller.costs().verify(3) < 0.15);
   CHECK(outcome.seconds_a_token < 0.7 * good.verify(0));
+}
+
+TEST(a_plain_step_that_was_taken_to_be_dear_is_measured_again) {
+  const World hopeless = world(kPairs[0], 0.05);
+  Controller controller(kWidest);
+  const std::vector<double> verify(kWidest + 1, 0.1);
+  controller.costs().restore(verify, std::vector<double>(kWidest + 1, 0.001));
+  const Outcome outcome = run(hopeless, 1, kTokens, controller);
+  CHECK(outcome.seconds_a_token < 1.05 * hopeless.verify(0));
+}
+
+// ---- copying from the text -----------------------------------------------------------------
+
+TEST(a_lookup_gives_what_followed_the_longest_match) {
+  const auto found = [](const std::vector<Token>& text, int32_t width) {
+    const Lookup lookup = look_up(text, width);
+    return std::make_pair(lookup.matched, lookup.tokens);
+  };
+  using Found = std::pair<int32_t, std::vector<Token>>;
+  CHECK(found({1, 2, 3, 9, 1, 2, 3, 8, 4, 2, 3}, 3) == Found(2, {8, 4, 2}));  // the last of two
+  CHECK(found({1, 2, 3, 9, 7, 2, 3, 8, 1, 2, 3}, 2) == Found(3, {9, 7}));     // the longer one
+  CHECK(found({5, 5, 5}, 4) == Found(2, {5}));
+  CHECK(found({1, 2, 3}, 4) == Found(0, {}));
+  CHECK(found({1}, 4) == Found(0, {}));
+  CHECK(found({}, 4) == Found(0, {}));
+  std::vector<Token> twice;
+  for (Token i = 0; i < 60; ++i) twice.push_back(i % 30);
+  CHECK(found(twice, 2) == Found(Lookup::kMostMatched, {0, 1}));
+}
+
+TEST(a_text_that_repeats_itself_is_copied_and_one_that_does_not_is_not) {
+  for (const bool repeats : {true, false}) {
+    Controller controller(kWidest);
+    std::vector<Token> text;
+    double seconds = 0;
+    double plain = 0;
+    int32_t n_copied = 0;
+    std::mt19937 random(1);
+    std::vector<Token> truth(1600);
+    for (Token& token : truth) token = static_cast<Token>(random() % 50);
+    for (size_t k = 100; repeats && k < truth.size(); ++k) truth[k] = truth[k % 100];
+    while (text.size() < 1500) {
+      const Lookup lookup = look_up(text, kWidest);
+      const Plan plan = controller.choose(kWidest, lookup);
+      Draft wrong;  // of a drafter that knows nothing
+      for (int32_t i = 0; i < plan.block; ++i) {
+        wrong.tokens.push_back(-1);
+        wrong.confidence.push_back(0.01F);
+      }
+      const Verdict verdict =
+          plan.block > 0 ? controller.choose_verify(wrong, kWidest) : Verdict{plan.copy, true};
+      std::vector<Token> emitted;
+      for (int32_t i = 0; i <= verdict.width; ++i) {
+        emitted.push_back(truth[text.size() + emitted.size()]);
+        const bool copied = verdict.copy && i < verdict.width &&
+                            lookup.tokens[static_cast<size_t>(i)] == emitted.back();
+        if (!copied) break;
+        ++n_copied;
+      }
+      const double drafting = plan.block > 0 ? kSmallDrafter(plan.block) : 0;
+      controller.stepped({wrong, verdict.width, emitted, drafting, kBf16(verdict.width)});
+      text.insert(text.end(), emitted.begin(), emitted.end());
+      seconds += drafting + kBf16(verdict.width);
+      plain += kBf16(0) * static_cast<double>(emitted.size());
+    }
+    CHECK(repeats ? plain / seconds > 2.0 : plain / seconds > 0.975);
+    CHECK(repeats == (n_copied > 500));
+  }
 }
 
 // ---- costs ---------------------------------------------------------------------------------

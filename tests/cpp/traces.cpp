@@ -130,10 +130,11 @@ Outcome run(const World& world, uint64_t seed, int32_t n, const Chooser& choose)
 }  // namespace
 
 Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller) {
-  return run(world, seed, n,
-             Chooser{[&] { return controller.choose_draft(kWidest); },
-                     [&](const Draft& draft) { return controller.choose_verify(draft, kWidest); },
-                     [&](const StepSeen& step) { controller.stepped(step); }});
+  return run(
+      world, seed, n,
+      Chooser{[&] { return controller.choose(kWidest).block; },
+              [&](const Draft& draft) { return controller.choose_verify(draft, kWidest).width; },
+              [&](const StepSeen& step) { controller.stepped(step); }});
 }
 
 Outcome run(const World& world, uint64_t seed, int32_t n, int32_t width) {
