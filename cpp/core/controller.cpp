@@ -174,6 +174,7 @@ void Controller::stepped(const StepSeen& step) {
   if (!lookup_.tokens.empty()) {
     copies_.observe(lookup_, lookup_.tokens[0] == step.emitted[0]);
   }
+  lookup_ = {};
   for (const Token token : step.emitted) judge(token);
   const auto n_emitted = static_cast<double>(step.emitted.size());
   const double seconds = costs_.verify(step.n_verified) + costs_.draft(n_drafted);

@@ -51,6 +51,9 @@ class Controller {
   Verdict choose_verify(const Draft& draft, int32_t room);
   /// Learns from a step, whoever chose its widths.
   void stepped(const StepSeen& step);
+  /// What comes next is another text, or an earlier place of this one: old drafts say nothing of
+  /// it.
+  void text_changed() { open_.clear(); }
 
   Costs& costs() { return costs_; }
   const Costs& costs() const { return costs_; }

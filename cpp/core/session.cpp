@@ -158,6 +158,7 @@ int32_t Session::rewind(int32_t n_tokens) {
                                 std::to_string(n_past_) + " tokens");
   }
   discard();
+  if (controller_) controller_->text_changed();
   tokens_.resize(static_cast<size_t>(n_past_));  // a pending anchor goes
   if (n_tokens >= n_past_) return n_past_;
   tokens_.resize(static_cast<size_t>(n_tokens));
@@ -181,7 +182,10 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
-  if (drafter_ != nullptr) keep_features(n_agreed);
+  if (drafter_ != nullptr) {
+    keep_features(n_agreed);
+    controller_->text_changed();
+  }
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
   logits_live_ = false;
