@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class Learned:
         """Keeps what the session knows, where it has decoded more than a few tokens."""
         if session.closed or session.total_stats.n_steps < _WORTH_KEEPING:
             return
+        if sys.is_finalizing():
+            return  # a model nobody closed: half of Python is gone
         part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
         with contextlib.suppress(OSError):
             part.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,26 @@ def test_a_cache_that_cannot_be_written_is_no_matter(
     with adaptive(tiny_verifier, tiny_drafters["dflash-b8"]) as llm:
         for prompt in tiny_prompts(plain, 2, seed=9):
             greedy(llm, prompt, N_TOKENS)
+
+
+def test_a_model_that_nobody_closed_goes_quietly(
+    cache: Path, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    script = (
+        "import sys, dflash_local\n"
+        "llm = dflash_local.Llama(sys.argv[1], drafter=sys.argv[2], n_threads=1)\n"
+        "for _, token in zip(range(200), llm.generate([1, 14, 88], temp=1.0)):\n"
+        "    pass\n"
+        "assert llm.stats.total.n_steps > 32\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_verifier), str(tiny_drafters["dflash-b8"])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_measuring_comes_before_the_first_prompt(

@@ -84,8 +84,9 @@ def compare_drafts(
     """
     layers = layer_inputs(reference.config.target_layer_ids)
     with _loaded(drafter, verifier, n_threads) as llm:
-        if llm.session is None:
+        if llm.session is None or llm.session.drafter is None:
             raise CannotCheck(f"libllama cannot verify drafts on {verifier}: nothing is drafted")
+        llm.width = llm.session.drafter.max_width
         blocks = list(_blocks(llm, llm.session, layers))
     # All rows at once: the head is the largest part, and read for each prediction.
     states = [reference.states(b.features, b.anchor, len(b.drafts)) for b in blocks]
@@ -117,6 +118,7 @@ def _loaded(drafter: Any, verifier: Any, n_threads: int) -> Llama:
         return Llama(
             verifier,
             drafter=drafter,
+            width=0,
             n_ctx=2 * MAX_TOKENS,
             n_batch=2 * MAX_TOKENS,
             n_threads=n_threads,

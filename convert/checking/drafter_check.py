@@ -126,20 +126,22 @@ def _block(report: CheckReport, n_threads: int) -> str:
         llm = Llama(
             report.verifier,
             drafter=report.drafter,
+            width=0,
             n_ctx=N_CTX,
             n_threads=n_threads,
             n_threads_batch=n_threads,
         )
     with llm:
         session = llm.session
-        if session is None:
+        if session is None or session.drafter is None:
             raise ModelError("; ".join(str(warning.message) for warning in caught))
+        llm.width = session.drafter.max_width
         *tokens, anchor = llm.tokenize(PROMPT)
         session.sync(tokens)
         session.anchor(anchor)
         draft = session.propose()
         n_drafted = len(draft.tokens)
-        hidden = session.drafter is None or session.drafter.options.kind.name == "dflash2"
+        hidden = session.drafter.options.kind.name == "dflash2"
         rows = [] if hidden else [session.draft_logits(row) for row in range(n_drafted)]
         if n_drafted == 0 or any(np.isnan(row).any() for row in rows):
             raise ModelError("libllama drafts nothing, or no numbers: the weights are broken")
