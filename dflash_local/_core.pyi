@@ -312,8 +312,8 @@ class Session:
 
     def learned(self) -> dict[str, list[float]] | None:
         """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown),
-        and the share of drafts ``accepted`` at each position, were all before them; None without a
-        drafter."""
+        and the share of drafts ``accepted`` at each position, were all before them, as far as
+        drafts were judged; None without a drafter."""
 
     def restore(self, *, verify: list[float], draft: list[float], accepted: list[float]) -> None:
         """Begins with what was ``learned`` earlier; raises ValueError for another width's."""

@@ -41,6 +41,7 @@ class Learned:
             )
             return
         session.calibrate(_CALIBRATION_SECONDS)
+        self._write(session)
 
     def keep(self, session: _core.Session) -> None:
         """Keeps what the session knows, where it has decoded more than a few tokens."""
@@ -48,6 +49,9 @@ class Learned:
             return
         if sys.is_finalizing():
             return  # a model nobody closed: half of Python is gone
+        self._write(session)
+
+    def _write(self, session: _core.Session) -> None:
         part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
         with contextlib.suppress(OSError):
             part.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,8 @@ def test_costs_are_measured_when_a_pair_is_loaded(
         assert llm.session is not None
         known = llm.session.learned()
         assert known is not None
-        assert len(known["verify"]) == len(known["draft"]) == len(known["accepted"]) + 1 == 8
+        assert len(known["verify"]) == len(known["draft"]) == 8
+        assert known["accepted"] == []
         assert all(seconds > 0 for seconds in known["verify"])
         assert all(seconds > 0 for seconds in known["draft"][1:])
         assert llm.session.tokens == []
@@ -89,18 +90,21 @@ def test_what_was_learned_is_kept_for_the_next_session(
     prompts = tiny_prompts(plain, 4, seed=7)
     drafter = tiny_drafters["dflash-b8"]
     with adaptive(tiny_verifier, drafter) as llm:
+        first = llm.session.learned()
         greedy(llm, prompts[0], 4)
-    assert not cache.exists(), "a few tokens teach nothing"
+    (file,) = cache.iterdir()
+    assert json.loads(file.read_text()) == first, "a few tokens teach nothing"
     with adaptive(tiny_verifier, drafter) as llm:
         for prompt in prompts:
             greedy(llm, prompt, N_TOKENS)
         last = llm.session.learned()
-    (file,) = cache.iterdir()
-    assert json.loads(file.read_text()) == last
+    assert json.loads(file.read_text()) == last != first
     with adaptive(tiny_verifier, drafter) as llm:
         assert llm.session.learned()["verify"] == pytest.approx(last["verify"])
         # What is usual is remembered as if seen a few times: near, not equal.
-        assert llm.session.learned()["accepted"] == pytest.approx(last["accepted"], abs=0.1)
+        again = llm.session.learned()["accepted"]
+        assert len(again) <= 7
+        assert again == pytest.approx(last["accepted"], abs=0.1)
     with adaptive(tiny_verifier, drafter, n_threads=2) as llm:
         assert llm.session.learned()["verify"] != last["verify"], "other threads, other costs"
 
@@ -139,7 +143,7 @@ def test_a_cache_that_cannot_be_written_is_no_matter(
 
 
 def test_a_model_that_nobody_closed_goes_quietly(
-    cache: Path, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+    tiny_verifier: Path, tiny_drafters: dict[str, Path]
 ) -> None:
     script = (
         "import sys, dflash_local\n"
@@ -168,7 +172,7 @@ def test_measuring_comes_before_the_first_prompt(
         with pytest.raises(ValueError, match="before the first prompt"):
             session.calibrate(0.1)
         with pytest.raises(ValueError, match="another width"):
-            session.restore(verify=[0.1], draft=[0.1], accepted=[0.5] * 7)
+            session.restore(verify=[0.1], draft=[0.1], accepted=[0.5] * 8)
         with pytest.raises(ValueError, match="0 or more"):
             session.width = -1
         session.width = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,7 @@ def test_what_adaptive_widths_learned_is_kept(run: Run) -> None:
     assert run.learned is not None
     assert len(run.learned["verify"]) == len(run.learned["draft"]) == 8
     assert run.learned["verify"][0] > 0
-    assert len(run.learned["accepted"]) == 7
+    assert len(run.learned["accepted"]) <= 7
 
 
 def test_adaptive_widths_have_a_model_of_their_own() -> None:
@@ -277,8 +279,9 @@ def test_adaptive_widths_alone_are_judged_too(prompts_file: Path, tmp_path: Path
     assert report["adaptive"][0]["best"] is None
     # No width was run at which acceptance was measured: it follows from what was learned.
     lengths = [row["acceptance_length"] for row in report["costs"]["rows"]]
-    first, second = report["learned"]["accepted"][:2]
-    assert lengths[:3] == pytest.approx([1, 1 + first, 1 + first + first * second])
+    known = report["learned"]["accepted"]
+    expected = [1 + sum(accumulate(known[:width], operator.mul)) for width in range(8)]
+    assert lengths == pytest.approx(expected)
     assert "(predicted)" in done.stdout
 
 

@@ -288,14 +288,14 @@ def test_the_line_under_an_answer_says_what_was_chosen(changes: dict[str, Any], 
 
 
 def test_the_totals_show_what_widths_are_chosen_by() -> None:
-    learned = {"verify": [0.02, 0.03, 0.0], "draft": [0.0, 0.005, 0.006], "accepted": [0.5, 0.4]}
+    learned = {"verify": [0.02, 0.03, 0.0], "draft": [0.0, 0.005, 0.006], "accepted": [0.5]}
     lines = totals(Stats(), None, learned)
     assert lines[-5:] == [
         "a step pays where it emits more than verifying and drafting cost, in plain tokens:",
         "drafts  verify  draft  accepted  emits",
         "     0    1.00      -         -   1.00",
         "     1    1.50   0.25       50%   1.50",
-        "     2       -   0.30       40%   1.70",
+        "     2       -   0.30         -      -",
     ]
     nothing = {"verify": [0.0, 0.0], "draft": [0.0, 0.0], "accepted": [0.5]}
     for unknown in (None, nothing):

@@ -122,13 +122,15 @@ void Chances::passed(double n_tokens) {
 
 std::vector<double> Chances::usual() const {
   std::vector<double> means;
-  for (size_t i = 0; i < by_index_.size(); ++i) means.push_back(usual_at(static_cast<int32_t>(i)));
+  for (size_t i = 0; i < by_index_.size() && by_index_[i].is_known(); ++i) {
+    means.push_back(usual_at(static_cast<int32_t>(i)));
+  }
   return means;
 }
 
 void Chances::restore(const std::vector<double>& usual) {
-  if (usual.size() != by_index_.size()) {
-    throw std::invalid_argument("chances of another width: expected " +
+  if (usual.size() > by_index_.size()) {
+    throw std::invalid_argument("chances of another width: expected at most " +
                                 std::to_string(by_index_.size()) + ", found " +
                                 std::to_string(usual.size()));
   }

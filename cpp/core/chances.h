@@ -21,8 +21,10 @@ class Share {
     return (hits_ + weight * expected) / (tries_ + weight);
   }
   void observe(bool hit);
+  bool is_known() const { return tries_ > kKnown; }
 
  private:
+  static constexpr double kKnown = 3.5;  // observations
   double hits_ = 0;
   double tries_ = 0;
 };
@@ -73,7 +75,7 @@ class Chances {
   /// The text has gone on: how it went before tells less.
   void passed(double n_tokens);
 
-  /// [max_width] by index, to be kept and given back.
+  /// By index, as far as drafts were judged, to be kept and given back.
   std::vector<double> usual() const;
   void restore(const std::vector<double>& usual);
 

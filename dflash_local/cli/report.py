@@ -7,7 +7,7 @@ import operator
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,13 @@ def _why(learned: Mapping[str, Sequence[float]] | None) -> Iterator[str]:
     plain = learned["verify"][0]
     verify, draft = ([seconds / plain for seconds in learned[key]] for key in ("verify", "draft"))
     emitted = accumulate(accumulate(learned["accepted"], operator.mul), initial=1.0)
-    accepted = ["-", *(f"{share:.0%}" for share in learned["accepted"])]
+    accepted = ("-", *(f"{share:.0%}" for share in learned["accepted"]))
+    rows = zip_longest(verify, draft, accepted, (f"{tokens:.2f}" for tokens in emitted))
     yield "a step pays where it emits more than verifying and drafting cost, in plain tokens:"
     yield "drafts  verify  draft  accepted  emits"
-    for width, tokens in enumerate(emitted):
-        costs = f"{_cost(verify[width]):>6}  {_cost(draft[width]):>5}"
-        yield f"{width:>6}  {costs}  {accepted[width]:>8}  {tokens:>5.2f}"
+    for width, (to_verify, to_draft, share, tokens) in enumerate(rows):
+        costs = f"{_cost(to_verify):>6}  {_cost(to_draft):>5}"
+        yield f"{width:>6}  {costs}  {share or '-':>8}  {tokens or '-':>5}"
 
 
 def _cost(in_tokens: float) -> str:
