@@ -2,10 +2,10 @@
 
     python benchmarks/acceptance.py --prompts FILE.jsonl --drafter DIR [DIR ...] [--verifier V.gguf]
 
-The verifier answers the prompts of conversations (as tokens, as `dflash-local train --tokens` takes
-them), reads its answers, and every drafter (a checkpoint in the published layout) drafts at every
-token of them, in torch, blocks of every width. The steps that decoding would have taken follow from
-that; tests/test_train_cli.py holds them against the real loop. An n-gram drafter stands beside.
+The verifier answers the prompts (as `dflash-local train` takes them by `--prompts` or `--tokens`),
+reads its answers, and every drafter (a checkpoint in the published layout) drafts at every token of
+them, in torch, blocks of every width. The steps that decoding would have taken follow from that;
+tests/test_train_acceptance.py holds them against the real loop. An n-gram drafter stands beside.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dflash_local.train.conversations import Conversation, read_conversations
 from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config
 from dflash_local.train.pipeline import load_weights
+from dflash_local.train.prompts import Template, questions_of, read_prompts
 from dflash_local.train.verifier_file import VerifierFile
 
 _AT_ONCE = 32
@@ -53,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _greedy_answers(
     arguments: argparse.Namespace, verifier: Path, path: Path
 ) -> list[Conversation]:
-    asked = dict.fromkeys(text.prompt for text in read_conversations(path))
+    asked = dict.fromkeys(_asked(verifier, path))
     prompts = [p for p in asked if len(p) + arguments.max_tokens <= _MAX_LENGTH][: arguments.most]
     with Answerer(
         verifier, n_slots=_AT_ONCE, n_ctx=_MAX_LENGTH, n_threads=arguments.threads
@@ -63,6 +64,15 @@ def _greedy_answers(
         )
     texts = [Conversation((*p, *a), len(p)) for p, a in zip(prompts, answers, strict=True)]
     return [text for text in texts if _n_drafted_for(text)]
+
+
+def _asked(verifier: Path, path: Path) -> Iterator[tuple[int, ...]]:
+    if "tokens" in path.read_text(encoding="utf-8").partition("\n")[0]:
+        yield from (text.prompt for text in read_conversations(path))
+        return
+    template = Template(verifier)
+    for one in read_prompts(path):
+        yield from map(tuple, questions_of(one, template))
 
 
 def _n_drafted_for(text: Conversation) -> int:
