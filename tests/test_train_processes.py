@@ -14,6 +14,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+filelock: Any = pytest.importorskip("filelock")
 
 from training import ASKED, VERIFIER  # noqa: E402
 
@@ -94,3 +95,15 @@ def test_more_processes_than_texts_in_a_batch_are_refused_before_anything_is_loa
     assert "3 processes, and 2 texts in a batch: expected one for each" in capsys.readouterr().err
     assert not out.exists()
     assert not torch.distributed.is_initialized()
+
+
+def test_two_runs_in_one_folder_are_kept_apart(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    command = ["--verifier", str(VERIFIER), "--out", str(tmp_path), "--prompts", str(prompts)]
+    with filelock.FileLock(tmp_path / "work" / ".lock"):
+        assert main(["prompts", *command, *SMALL]) == 1
+        assert "another training is at work here" in capsys.readouterr().err
+        assert not (tmp_path / "work" / "prompts.jsonl").exists()
+    assert main(["prompts", *command, *SMALL]) == 0

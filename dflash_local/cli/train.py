@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -44,7 +46,6 @@ def main(argv: list[str]) -> int:
 
 
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
-    from dflash_local.train import finish, pipeline
     from dflash_local.train.open_verifier import open_verifier
     from dflash_local.train.processes import Processes, check_batch_size
 
@@ -53,6 +54,21 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
     verifier = open_verifier(options)
     check_draft_vocab(options, verifier.gguf)
     work = _shared_workspace(options, verifier, processes)
+    # The first process keeps other runs out of the folder, for all of its own.
+    with work.alone() if processes.rank == 0 else nullcontext():
+        _steps(wanted, options, verifier, work, processes, progress)
+
+
+def _steps(
+    wanted: Sequence[str],
+    options: TrainOptions,
+    verifier: Verifier,
+    work: Workspace,
+    processes: Processes,
+    progress: TrainProgress,
+) -> None:
+    from dflash_local.train import finish, pipeline
+
     if "prompts" in wanted and processes.rank == 0:
         pipeline.make_prompts(options, verifier, work, progress.count)
     if "generate" in wanted and processes.rank == 0:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dflash_local import hub
 from dflash_local.errors import DFlashError
@@ -37,6 +40,26 @@ class Workspace:
         self.simulation = self.folder / "simulation.json"
         settings = _settings(options, verifier)
         _check_settings(self.folder / "settings.json", settings)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other runs out of the folder.
+
+        Raises:
+            DFlashError: one is in it.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise DFlashError(
+                f"{self.folder}: another training is at work here: wait for it, stop it, or choose "
+                "another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_lines(self, path: Path, lines: Iterable[str]) -> None:
         """A file that is whole or not there."""
