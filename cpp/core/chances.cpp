@@ -28,6 +28,11 @@ double log_odds(double chance) {
   return std::log(c / (1 - c));
 }
 
+/// Broken weights make probabilities that are no numbers.
+bool is_known(float probability) {
+  return probability >= 0 && probability <= 1;
+}
+
 double chance_of(double odds) {
   return 1 / (1 + std::exp(-odds));
 }
@@ -89,7 +94,7 @@ double Chances::by_probability(float probability) const {
 }
 
 double Chances::of(Place place, float probability) const {
-  return probability < 0 ? by_place(place) : by_probability(probability);
+  return is_known(probability) ? by_probability(probability) : by_place(place);
 }
 
 double Chances::elsewhere(double chance, int32_t block, int32_t other) const {
@@ -102,12 +107,12 @@ double Chances::elsewhere(double chance, int32_t block, int32_t other) const {
 void Chances::observe(Place place, float probability, bool accepted) {
   const double hit = accepted ? 1 : 0;
   // What the drafter says of a draft tells more of its block than how one draft ended.
-  const double likely = probability < 0 ? hit : by_probability(probability);
+  const double likely = is_known(probability) ? by_probability(probability) : hit;
   Block& block = blocks_.at(static_cast<size_t>(place.block));
   block.n = std::min(block.n + 1, kBlockMost);
   block.shift += (likely - by_place(place)) / (kBlockDoubt + kBlockWeight * block.n);
   mood_of_places_ += kPlaceMoodRate * (hit - by_place(place));
-  if (probability >= 0) {
+  if (is_known(probability)) {
     mood_of_probabilities_ += kMoodRate * (hit - by_probability(probability));
     by_probability_[bucket(probability)].observe(accepted);
   }
@@ -134,9 +139,10 @@ void Chances::restore(const std::vector<double>& usual) {
                                 std::to_string(by_index_.size()) + ", found " +
                                 std::to_string(usual.size()));
   }
-  for (size_t i = 0; i < usual.size(); ++i) {
-    by_index_[i] = {std::clamp(usual[i], 0.0, 1.0), kRestored};
+  for (const double mean : usual) {
+    if (!(mean >= 0 && mean <= 1)) throw std::invalid_argument("a chance is from 0 to 1");
   }
+  for (size_t i = 0; i < usual.size(); ++i) by_index_[i] = {usual[i], kRestored};
 }
 
 }  // namespace dflash

@@ -89,6 +89,13 @@ void Costs::restore(const std::vector<double>& verify, const std::vector<double>
         " verify and draft seconds, found " + std::to_string(verify.size()) + " and " +
         std::to_string(draft.size()));
   }
+  for (const std::vector<double>* table : {&verify, &draft}) {
+    for (const double seconds : *table) {
+      if (!std::isfinite(seconds) || seconds < 0) {
+        throw std::invalid_argument("costs are seconds, 0 where unknown");
+      }
+    }
+  }
   slowness_ = 1;
   for (size_t i = 0; i < verify.size(); ++i) {
     verify_[i] = {verify[i], verify[i] > 0 ? 1 : 0};

@@ -404,7 +404,7 @@ void Session::calibrate(double seconds) {
         seconds_of([&] { verifier_.decode(tokens.data(), width + 1, 0, Rows::all); });
     double draft = 0;
     if (width > 0) draft = seconds_of([&] { drafter_->draft(tokens[0], 0, width, draft_); });
-    verifier_.trim(0);
+    if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
     if (warm_up) return;
     controller_->costs().verified(width, verify);
     if (width > 0) controller_->costs().drafted(width, draft);

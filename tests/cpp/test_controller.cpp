@@ -319,6 +319,19 @@ TEST(chances_become_what_happens) {
   CHECK_THROWS(std::invalid_argument, restored.restore({0.5, 0.5, 0.5, 0.5}));
 }
 
+TEST(probabilities_that_are_no_numbers_are_as_good_as_none) {
+  Chances chances(2);
+  for (const float broken : {std::nanf(""), INFINITY, -INFINITY, 7.0F}) {
+    chances.observe({2, 0}, broken, true);
+    CHECK(chances.of({2, 0}, broken) == chances.of({2, 0}));
+    CHECK(chances.of({2, 0}, 0.5F) > 0 && chances.of({2, 0}, 0.5F) < 1);
+  }
+  CHECK_THROWS(std::invalid_argument, chances.restore({std::nan("")}));
+  const std::vector<double> known(3, 0.1);
+  CHECK_THROWS(std::invalid_argument, Costs(2).restore({0.1, INFINITY, 0.1}, known));
+  CHECK_THROWS(std::invalid_argument, Costs(2).restore(known, {0.0, std::nan(""), 0.1}));
+}
+
 TEST(a_text_that_goes_badly_lowers_all_chances_at_once) {
   Chances chances(2);
   for (int32_t i = 0; i < 500; ++i) chances.observe({2, 0}, 0.8F, i % 5 != 0);
