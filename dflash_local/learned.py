@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _core
+from .errors import BackendError
 from .hub import cache_dir
 
 _SCHEMA = 1
@@ -53,7 +54,8 @@ class Learned:
 
     def _write(self, session: _core.Session) -> None:
         part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
-        with contextlib.suppress(OSError):
+        # A session at work, whose model a signal handler closes, tells nothing.
+        with contextlib.suppress(OSError, BackendError):
             part.parent.mkdir(parents=True, exist_ok=True)
             try:
                 part.write_text(json.dumps(session.learned()) + "\n", encoding="utf-8")
