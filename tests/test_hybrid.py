@@ -116,7 +116,7 @@ def plain(hybrid: Path) -> Iterator[llama_cpp.Llama]:
 
 @pytest.fixture
 def llm(hybrid: Path, tiny_drafters: dict[str, Path]) -> Iterator[Llama]:
-    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as drafting:
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], width=7, **OPTIONS) as drafting:
         assert drafting._is_hybrid
         yield drafting
 
@@ -134,6 +134,21 @@ def test_greedy_output_of_a_hybrid_verifier_equals_plain_decoding(
         assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
     total = llm.stats.total
     assert 0 <= total.n_accepted < total.n_drafted
+
+
+def test_costs_of_a_hybrid_verifier_are_measured_and_adaptive_output_equals_plain_decoding(
+    plain: llama_cpp.Llama,
+    hybrid: Path,
+    tiny_drafters: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path))
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], **OPTIONS) as llm:
+        assert llm.width is None
+        assert all(seconds > 0 for seconds in llm.session.learned()["verify"])
+        for prompt in PROMPTS:
+            assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
 
 
 def test_rejected_drafts_are_taken_back_at_every_depth(
