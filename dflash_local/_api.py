@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import llama_cpp
 
 from . import _core
@@ -14,16 +16,20 @@ def connect() -> None:
     """Fills the function table of ``_core``.
 
     Raises:
-        ImportError: a function is missing, or ``llama_batch`` has another layout.
+        ImportError: a function is missing, or a struct has another layout.
     """
+    structs = (llama_cpp.llama_batch, llama_cpp.llama_token_data, llama_cpp.llama_token_data_array)
     library = llama_cpp.llama_cpp._lib
-    batch = llama_cpp.llama_batch
-    layout = {name: getattr(batch, name).offset for name, _ in batch._fields_}
-    layout["size"] = llama_cpp.llama_cpp.ctypes.sizeof(batch)
     try:
-        _core.bind(library._handle, layout)
-    except (ImportError, KeyError) as error:
+        _core.bind(library._handle, {struct.__name__: _layout(struct) for struct in structs})
+    except ImportError as error:
         raise ImportError(
             f"llama-cpp-python {llama_cpp.__version__} does not fit dflash-local: {error}. "
             f"Install a version that does: pip install 'llama-cpp-python>={OLDEST_LLAMA_CPP}'"
         ) from error
+
+
+def _layout(struct: type[ctypes.Structure]) -> list[int]:
+    """The offsets of its fields, then its size."""
+    offsets = [getattr(struct, field[0]).offset for field in struct._fields_]
+    return [*offsets, ctypes.sizeof(struct)]

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-def bind(library: int, layout: dict[str, int]) -> None:
+def bind(library: int, layouts: dict[str, list[int]]) -> None:
     """Fills the function table from a handle of the loaded libllama.
 
+    Args:
+        layouts: of the structs that are shared with it: the offsets of the fields, then the size.
+
     Raises:
-        ImportError: names the functions that are missing, or tells that ``llama_batch`` differs.
+        ImportError: names the functions that are missing, or the struct that differs.
     """
 
 class Finish(Enum):
@@ -254,6 +257,7 @@ class Session:
         *,
         max_tokens: int | None = None,
         draft: Sequence[int] | None = None,
+        rejection: bool = False,
     ) -> StepResult:
         """Drafts, verifies in one decode, and keeps the longest valid prefix.
 
@@ -262,6 +266,9 @@ class Session:
                 it accepts the emitted tokens and no others. None: greedy.
             max_tokens: emit at most as many.
             draft: verify these tokens instead of the drafter's.
+            rejection: speculative rejection sampling, where ``sampler`` ends in a draw from a
+                distribution and the drafter has one (DFlash2 has not): drafts are drawn from it, a
+                seed gives other tokens, and the distribution of answers stays the verifier's.
 
         Returns:
             1 to ``width + 1`` tokens. The first step of an answer emits the token that the

@@ -45,7 +45,8 @@ def by_step(
     try:
         while True:
             with llm._alone(turn):
-                tokens = session.step(sampler, draft=sent).tokens
+                rejection = llm.sampling == "rejection"
+                tokens = session.step(sampler, draft=sent, rejection=rejection).tokens
             for row, token in enumerate(tokens):
                 with llm._alone(turn):
                     if before is not None:

@@ -26,6 +26,9 @@ from .turns import Turns
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
 
+#: What temperatures above 0 may do.
+SAMPLING = ("exact", "rejection")
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -63,6 +66,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
             step by step, for the most tokens a second. What drafting and verifying cost is measured
             for half a second when a pair is first loaded, and remembered in the cache folder.
+        sampling: what temperatures above 0 do. "exact": a draft is kept where it is what plain
+            decoding would have sampled, so that a seed gives the same tokens as without a drafter.
+            "rejection": drafts are drawn from the drafter's distribution and kept with the chance
+            that leaves the verifier's distribution as it is; more are, but a seed gives other
+            tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
 
@@ -77,6 +85,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         *,
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
+        sampling: str = "exact",
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -88,6 +97,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._session: _core.Session | None = None
         self._learned: Learned | None = None
         self._width = _checked_width(width)
+        self.sampling = sampling
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
@@ -138,6 +148,17 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._width = _checked_width(width)
         if self._session is not None:
             self._session.width = width
+
+    @property
+    def sampling(self) -> str:
+        """What temperatures above 0 do: "exact" or "rejection"."""
+        return self._sampling
+
+    @sampling.setter
+    def sampling(self, sampling: str) -> None:
+        if sampling not in SAMPLING:
+            raise ValueError(f"sampling is {sampling!r}, expected one of {', '.join(SAMPLING)}")
+        self._sampling = sampling
 
     @property
     def stats(self) -> SessionStats:
@@ -302,7 +323,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._catch_up(session)
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(super().__getstate__(), drafter=self.drafter_path, width=self._width)
+        own = {"drafter": self.drafter_path, "width": self._width, "sampling": self._sampling}
+        return {**super().__getstate__(), **own}
 
     @_as_in_parent(llama_cpp.Llama.close)
     def close(self) -> None:

@@ -319,11 +319,13 @@ def test_caches_serve_another_model(
 def test_pickling_keeps_the_drafter(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    llm = make_llama(Llama, tiny_verifier, drafter=drafter, width=3, n_batch=64)
+    options: dict[str, Any] = {"width": 3, "sampling": "rejection", "n_batch": 64}
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, **options)
     expected = answer(llm, PROSE)
     with pickle.loads(pickle.dumps(llm)) as twin:
         assert isinstance(twin, Llama)
-        assert (twin.drafter_path, twin.width, twin.n_batch) == (drafter, 3, 64)
+        assert {name: getattr(twin, name) for name in options} == options
+        assert twin.drafter_path == drafter
         assert twin.context_params.type_k == llm.context_params.type_k
         assert answer(twin, PROSE) == expected
         check_drafts(twin)

@@ -1,5 +1,6 @@
 """Drafting changes nothing about sampled answers: the same seed gives the same text, and the
-first tokens of many answers are distributed as the verifier's own logits say."""
+first tokens of many answers are distributed as the verifier's own logits say. With rejection
+sampling a seed gives another text, and the distribution is the same."""
 
 from __future__ import annotations
 
@@ -160,7 +161,9 @@ def _outcome(tokens: list[int]) -> Outcome:
     return tuple(generated(tokens, N_TOKENS))
 
 
-def _drafted_answer(session: Session, tokens: list[int], seed: int) -> tuple[Outcome, int]:
+def _drafted_answer(
+    session: Session, tokens: list[int], seed: int, *, rejection: bool = False
+) -> tuple[Outcome, int]:
     """Three tokens, and how many of them are accepted drafts."""
     sampler = LlamaSampler()
     sampler.add_dist(seed)
@@ -169,7 +172,7 @@ def _drafted_answer(session: Session, tokens: list[int], seed: int) -> tuple[Out
     n_accepted = 0
     with closing(sampler):
         while len(answer) < N_TOKENS:
-            step = session.step(sampler)
+            step = session.step(sampler, rejection=rejection)
             n_accepted += min(step.n_accepted, N_TOKENS - len(answer))
             answer += step.tokens
             if step.finish != Finish.none:
@@ -177,10 +180,12 @@ def _drafted_answer(session: Session, tokens: list[int], seed: int) -> tuple[Out
     return _outcome(answer), n_accepted
 
 
+@pytest.mark.parametrize("rejection", [False, True], ids=["exact", "rejection"])
 @pytest.mark.parametrize(("name", "beginning"), PAIRS)
 def test_the_first_three_tokens_are_distributed_as_the_verifier_says(
     name: str,
     beginning: str,
+    rejection: bool,
     stock: llama_cpp.Llama,
     make_llama: MakeLlama,
     tiny_verifier: Path,
@@ -191,11 +196,112 @@ def test_the_first_three_tokens_are_distributed_as_the_verifier_says(
     expected = _probabilities(stock, tokens)
     assert len(expected) >= 8
     session = _session(llm)
-    answers = [_drafted_answer(session, tokens, seed) for seed in range(N_ANSWERS)]
+    answers = [
+        _drafted_answer(session, tokens, seed, rejection=rejection) for seed in range(N_ANSWERS)
+    ]
     assert _p_value(expected, (outcome for outcome, _ in answers)) > 1e-3
     # Among these tokens, not behind them.
-    assert sum(n_accepted for _, n_accepted in answers) > N_ANSWERS / 3
+    assert sum(n_accepted for _, n_accepted in answers) > N_ANSWERS / 4
     assert_mixed((0, 0), counts(llm))
+
+
+# ---- rejection sampling: another seed's luck, the same distribution ------------------------
+
+
+def test_rejection_sampling_at_adaptive_widths_has_the_same_distribution(
+    stock: llama_cpp.Llama,
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+) -> None:
+    llm = _with_drafter(make_llama, tiny_verifier, tiny_drafters, "dflash-b8")
+    tokens = tokenize(stock, BEGINNINGS["dflash-b8"][0])
+    session = _session(llm)
+    llm.width = None
+    usual = session.learned()
+    assert usual is not None
+    plain = usual["verify"][0]
+    rows_for_free = {
+        "verify": [plain] * len(usual["verify"]),
+        "draft": [plain / 100] * len(usual["draft"]),
+    }
+    answers = []
+    for seed in range(N_ANSWERS):
+        session.restore(**rows_for_free, accepted=usual["accepted"])
+        answers.append(_drafted_answer(session, tokens, seed, rejection=True))
+    outcomes = (outcome for outcome, _ in answers)
+    assert _p_value(_probabilities(stock, tokens), outcomes) > 1e-3
+    assert sum(n_accepted for _, n_accepted in answers) > N_ANSWERS / 10
+
+
+def _answers(llm: Any, tokens: list[int], **settings: Any) -> list[list[int]]:
+    answers = []
+    for seed in range(6):
+        llm.set_seed(seed)
+        with closing(llm.generate(tokens, **settings)) as generator:
+            answers.append(generated(generator, 32))
+    return answers
+
+
+def test_rejection_sampling_is_the_same_every_time_for_a_seed(
+    stock: llama_cpp.Llama,
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+) -> None:
+    llm = _with_drafter(make_llama, tiny_verifier, tiny_drafters, "dflash-b8")
+    llm.sampling = "rejection"
+    tokens = tokenize(stock, "the")
+    answers = _answers(llm, tokens, **TEMPERATURE_1)
+    assert _answers(llm, tokens, **TEMPERATURE_1) == answers
+    assert answers != _answers(stock, tokens, **TEMPERATURE_1)
+    assert_mixed((0, 0), counts(llm))
+
+
+def test_rejection_sampling_keeps_to_penalties_and_grammars(
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+) -> None:
+    llm = _with_drafter(make_llama, tiny_verifier, tiny_drafters, "dflash-b8")
+    llm.sampling = "rejection"
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= ("a" | "b" | " ")+', verbose=False)
+    for seed in range(4):
+        answer = llm.create_completion(
+            "the", max_tokens=24, temperature=1.0, repeat_penalty=1.3, grammar=grammar, seed=seed
+        )
+        assert set(answer["choices"][0]["text"]) <= set("ab ")
+    assert llm.stats.total.n_drafted > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dflash-b8", {"temp": 0.0}),
+        ("dflash-b8", SETTINGS["mirostat"]),
+        ("dflash-b8", {"logits_processor": llama_cpp.LogitsProcessorList([lambda _, row: row])}),
+        ("dflash2-b8", TEMPERATURE_1),
+    ],
+    ids=["greedy", "mirostat", "processors", "no distribution"],
+)
+def test_where_rejection_does_not_apply_sampling_is_exact(
+    name: str,
+    settings: dict[str, Any],
+    stock: llama_cpp.Llama,
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+) -> None:
+    llm = _with_drafter(make_llama, tiny_verifier, tiny_drafters, name)
+    llm.sampling = "rejection"
+    tokens = tokenize(stock, "the")
+    assert _answers(llm, tokens, **settings) == _answers(stock, tokens, **settings)
+    assert llm.stats.total.n_accepted > 0
+
+
+def test_another_way_of_sampling_is_refused(make_llama: MakeLlama, tiny_verifier: Path) -> None:
+    with pytest.raises(ValueError, match="'best', expected one of exact, rejection"):
+        make_llama(dflash_local.Llama, tiny_verifier, sampling="best")
 
 
 # ---- a test of the test: the statistic tells wrong rules of acceptance from the right one --

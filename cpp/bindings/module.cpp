@@ -12,11 +12,9 @@ void raise(const char* name, const char* what) {
   py::set_error(py::module_::import("dflash_local.errors").attr(name), what);
 }
 
-void bind(std::uintptr_t library, const py::dict& layout) {
-  const auto at = [&](const char* field) { return layout[field].cast<size_t>(); };
+void bind(std::uintptr_t library, const Layouts& layouts) {
   try {
-    bind_api(from_address<void>(library), {at("n_tokens"), at("token"), at("embd"), at("pos"),
-                                           at("n_seq_id"), at("seq_id"), at("logits"), at("size")});
+    bind_api(from_address<void>(library), layouts);
   } catch (const std::runtime_error& error) {
     throw py::import_error(error.what());
   }
@@ -47,7 +45,7 @@ void register_errors(py::module_& /*module*/) {
 PYBIND11_MODULE(_core, module) {
   namespace bindings = dflash::bindings;
   module.doc() = "The speculative loop over llama.cpp contexts.";
-  module.def("bind", &bindings::bind, bindings::py::arg("library"), bindings::py::arg("layout"));
+  module.def("bind", &bindings::bind, bindings::py::arg("library"), bindings::py::arg("layouts"));
   bindings::register_errors(module);
   bindings::register_results(module);
   bindings::register_verifier(module);

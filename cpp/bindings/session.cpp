@@ -11,6 +11,7 @@
 #include "bindings/bindings.h"
 #include "core/errors.h"
 #include "llama/drafter.h"
+#include "llama/rejection.h"
 #include "llama/sampler.h"
 #include "llama/verifier.h"
 
@@ -150,12 +151,16 @@ class Handle {
 };
 
 StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens,
-                const std::optional<std::vector<Token>>& draft) {
+                const std::optional<std::vector<Token>>& draft, bool rejection) {
   llama_sampler* chain = sampler_address(sampler);
   return handle.run([&](Session& session) {
     if (chain == nullptr) {
       GreedySampler greedy(handle.verifier());
       return session.step(greedy, max_tokens, draft);
+    }
+    if (rejection && RejectionSampler::applies(handle.drafter(), chain)) {
+      RejectionSampler sampling(handle.verifier(), *handle.drafter(), chain);
+      return session.step(sampling, max_tokens, draft);
     }
     ChainSampler sampling(handle.verifier(), chain);
     return session.step(sampling, max_tokens, draft);
@@ -282,7 +287,8 @@ void register_reading(py::class_<Handle>& session) {
 void register_stepping(py::class_<Handle>& session) {
   session
       .def("step", &step, py::arg("sampler") = py::none(), py::kw_only(),
-           py::arg("max_tokens") = py::none(), py::arg("draft") = py::none())
+           py::arg("max_tokens") = py::none(), py::arg("draft") = py::none(),
+           py::arg("rejection") = false)
       .def(
           "propose",
           [](Handle& handle, const std::optional<std::vector<Token>>& draft,

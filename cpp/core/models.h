@@ -84,6 +84,9 @@ class Drafter {
 class Sampler {
  public:
   virtual ~Sampler() = default;
+  /// May put other tokens in the places of a drafter's block, once it is decided how much of it is
+  /// verified: a decision that knew these tokens would change how answers are distributed.
+  virtual void redraw(Draft& draft) { (void)draft; }
   /// Samples from `row` (-1: the last one) and takes the token as emitted.
   virtual Token sample(int32_t row) = 0;
 };

@@ -201,7 +201,7 @@ StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens,
   check_limit(max_tokens);
   discard();
   if (!anchored() && logits_live_) return first_step(sampler);
-  propose(draft, max_tokens);
+  propose(draft, max_tokens, &sampler);
   std::vector<Token> emitted;
   guarded([&] {
     const Stopwatch watch(last_.seconds_sample, total_.seconds_sample);
@@ -234,11 +234,16 @@ void Session::anchor(Token token) {
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens) {
+  return propose(draft, max_tokens, nullptr);
+}
+
+const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
+                              std::optional<int32_t> max_tokens, Sampler* sampler) {
   discard();
   if (!anchored()) anchor_last();
   const int32_t n_room = room(max_tokens);
   guarded([&] {
-    make_draft(draft, n_room);
+    make_draft(draft, n_room, sampler);
     decode_block();
   });
   proposed_ = true;
@@ -271,7 +276,8 @@ int32_t Session::room(std::optional<int32_t> max_tokens) const {
   return max_tokens ? std::min(rows, *max_tokens) - 1 : rows - 1;
 }
 
-void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t n_room) {
+void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t n_room,
+                         Sampler* sampler) {
   draft_.clear();
   drafted_.clear();
   draft_seconds_ = 0;
@@ -303,6 +309,8 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     copy_draft(verdict.width);
   } else {
     draft_.cut(static_cast<size_t>(verdict.width));
+    if (sampler != nullptr) sampler->redraw(draft_);
+    std::copy(draft_.tokens.begin(), draft_.tokens.end(), drafted_.tokens.begin());
   }
 }
 

@@ -133,7 +133,9 @@ class Session {
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
-  void make_draft(const std::optional<std::vector<Token>>& given, int32_t room);
+  const Draft& propose(const std::optional<std::vector<Token>>& draft,
+                       std::optional<int32_t> max_tokens, Sampler* sampler);
+  void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
   void drop_rejected(int32_t n_kept);

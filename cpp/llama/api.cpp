@@ -32,20 +32,29 @@ void* find_function(void* library, const char* plain, const char* itanium, const
   return nullptr;
 }
 
-bool same_layout(const BatchLayout& layout) {
-  return layout.n_tokens == offsetof(llama_batch, n_tokens) &&
-         layout.token == offsetof(llama_batch, token) &&
-         layout.embd == offsetof(llama_batch, embd) && layout.pos == offsetof(llama_batch, pos) &&
-         layout.n_seq_id == offsetof(llama_batch, n_seq_id) &&
-         layout.seq_id == offsetof(llama_batch, seq_id) &&
-         layout.logits == offsetof(llama_batch, logits) && layout.size == sizeof(llama_batch);
+Layouts own_layouts() {
+  using Data = llama_token_data;
+  using Array = llama_token_data_array;
+  return {
+      {"llama_batch",
+       {offsetof(llama_batch, n_tokens), offsetof(llama_batch, token), offsetof(llama_batch, embd),
+        offsetof(llama_batch, pos), offsetof(llama_batch, n_seq_id), offsetof(llama_batch, seq_id),
+        offsetof(llama_batch, logits), sizeof(llama_batch)}},
+      {"llama_token_data",
+       {offsetof(Data, id), offsetof(Data, logit), offsetof(Data, p), sizeof(Data)}},
+      {"llama_token_data_array",
+       {offsetof(Array, data), offsetof(Array, size), offsetof(Array, selected),
+        offsetof(Array, sorted), sizeof(Array)}}};
 }
 
 }  // namespace
 
-void bind_api(void* library, const BatchLayout& layout) {
-  if (!same_layout(layout)) {
-    throw std::runtime_error("llama_batch has another layout in the loaded llama_cpp");
+void bind_api(void* library, const Layouts& layouts) {
+  for (const auto& [name, layout] : own_layouts()) {
+    const auto theirs = layouts.find(name);
+    if (theirs == layouts.end() || theirs->second != layout) {
+      throw std::runtime_error(name + " has another layout in the loaded llama_cpp");
+    }
   }
   Api found;
   std::string missing;

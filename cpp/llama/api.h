@@ -2,6 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
 
 // libllama as this project uses it, declared here and resolved at run time from the library that
 // llama_cpp has loaded: nothing is linked and no header of llama.cpp is needed.
@@ -18,7 +21,8 @@ using llama_token = int32_t;
 using llama_pos = int32_t;
 using llama_seq_id = int32_t;
 
-/// The only struct that crosses the border by value; bind() checks its layout.
+// The structs that cross the border; bind_api() checks their layouts.
+
 struct llama_batch {
   int32_t n_tokens;
   llama_token* token;
@@ -27,6 +31,21 @@ struct llama_batch {
   int32_t* n_seq_id;
   llama_seq_id** seq_id;
   int8_t* logits;
+};
+
+/// A token that may be drawn.
+struct llama_token_data {
+  llama_token id;
+  float logit;
+  float p;
+};
+
+/// What samplers work on.
+struct llama_token_data_array {
+  llama_token_data* data;  ///< they may point it elsewhere
+  size_t size;
+  int64_t selected;
+  bool sorted;
 };
 
 /// Every function of libllama that is called: X(name, Itanium name, MSVC name, result, arguments).
@@ -51,6 +70,11 @@ struct llama_batch {
   X(llama_n_ubatch, "", "", uint32_t, (const llama_context*))                                    \
   X(llama_n_rs_seq, "", "", uint32_t, (const llama_context*))                                    \
   X(llama_set_causal_attn, "", "", void, (llama_context*, bool))                                 \
+  X(llama_sampler_accept, "", "", void, (llama_sampler*, llama_token))                           \
+  X(llama_sampler_apply, "", "", void, (llama_sampler*, llama_token_data_array*))                \
+  X(llama_sampler_chain_get, "", "", llama_sampler*, (llama_sampler*, int32_t))                  \
+  X(llama_sampler_chain_n, "", "", int32_t, (const llama_sampler*))                              \
+  X(llama_sampler_name, "", "", const char*, (const llama_sampler*))                             \
   X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
   X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \
   X(llama_state_seq_get_data, "", "", size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))  \
@@ -78,14 +102,12 @@ struct Api {
 #undef DFLASH_DECLARE
 };
 
-/// Offsets of the fields of llama_batch, then its size, as llama_cpp's ctypes declare them.
-struct BatchLayout {
-  size_t n_tokens, token, embd, pos, n_seq_id, seq_id, logits, size;
-};
+/// A struct's name, and the offsets of its fields, then its size, as llama_cpp's ctypes have them.
+using Layouts = std::map<std::string, std::vector<size_t>>;
 
 /// Fills the table from a handle of the loaded library (dlopen's or LoadLibrary's).
-/// Throws std::runtime_error that names every function that is missing.
-void bind_api(void* library, const BatchLayout& layout);
+/// Throws std::runtime_error that names the struct that differs or every function that is missing.
+void bind_api(void* library, const Layouts& layouts);
 
 /// The table; complete once bind_api() has returned.
 const Api& api();

@@ -37,6 +37,7 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         model_path=str(verifier),
         drafter=None if drafter is None else str(drafter),
         width=options.width,
+        sampling=options.sampling,
         n_ctx=options.n_ctx or min(DEFAULT_N_CTX, _trained_context(verifier)),
         n_threads=options.threads,
         n_threads_batch=options.threads,

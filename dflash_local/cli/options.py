@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, non_negative, positive
+from dflash_local.llama import SAMPLING
 
 DEFAULT_N_CTX = 4096
 
@@ -29,6 +30,7 @@ class ChatOptions:
     # Greedy accepts most: a draft is kept where it equals the verifier's choice, and the drafter
     # guesses the verifier's likeliest token.
     temperature: float = 0.0
+    sampling: str = "exact"
     max_tokens: int = 512
     # llama_cpp's own default is a constant, with which every run would say the same.
     seed: int = field(default_factory=lambda: random.getrandbits(31))
@@ -82,6 +84,8 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add("--system", metavar="TEXT", help="the system message")
     temperature = "0 takes the likeliest token, which accepts most drafts (default 0)"
     add("--temperature", type=non_negative, metavar="T", help=temperature)
+    sampling = "above temperature 0: plain decoding's tokens, or others as likely (default %s)"
+    add("--sampling", choices=SAMPLING, help=sampling % ChatOptions.sampling)
     length = f"of one answer; 0: to the context's end (default {ChatOptions.max_tokens})"
     add("--max-tokens", type=natural, metavar="N", help=length)
     add("--seed", type=natural, metavar="N", help="of the sampler (default: another each time)")
