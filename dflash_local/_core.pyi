@@ -404,11 +404,20 @@ class Answers:
     """
 
     def __init__(self, context: int, n_slots: int) -> None: ...
-    def start(self, slot: int, prompt: Sequence[int], max_tokens: int, sampler: int = 0) -> None:
+    def start(
+        self,
+        slot: int,
+        prompt: Sequence[int],
+        max_tokens: int,
+        *,
+        sampler: int = 0,
+        top_k: int = 0,
+    ) -> None:
         """Begins an answer in a free slot.
 
         Args:
             sampler: address of a ``llama_sampler`` chain, the slot's until it is free; 0: greedy.
+            top_k: the chain chooses among so many tokens, the most likely ones.
 
         Raises:
             ContextError: the prompt is longer than a sequence or a batch.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +214,22 @@ def test_answers_in_a_batch_are_those_of_stock_llama_cpp(make_llama: Any) -> Non
         different += plain != list(text.tokens[text.start :])
     # A batch rounds otherwise than a row, so a tie may fall the other way.
     assert different <= 1
+
+
+def test_sampled_answers_are_those_of_llama_cpp_with_the_same_seed(template: Template) -> None:
+    prompt = template.prompt([{"role": "user", "content": "Who is anna?"}])
+    settings = {"temp": 5.0, "top_k": 20, "top_p": 0.999, "min_p": 0.0}
+    sampling = Sampling(5.0, top_k=20, top_p=0.999)
+    drawn = []
+    with Answerer(VERIFIER, n_slots=1, n_ctx=N_CTX, n_threads=1) as answerer:
+        for seed in range(6):
+            question = Question(prompt, replace(sampling, seed=seed), 20)
+            drawn.append(answerer.answer([question])[0])
+    with closing(llama_cpp.Llama(str(VERIFIER), n_ctx=N_CTX, n_threads=1, verbose=False)) as llm:
+        for seed, answer in enumerate(drawn):
+            llm.set_seed(seed)
+            assert list(islice(llm.generate(prompt, **settings), len(answer))) == answer
+    assert len({tuple(answer) for answer in drawn}) > 2, "seeds make a difference"
 
 
 def test_answers_do_not_depend_on_what_was_asked_before_or_interrupted(template: Template) -> None:

@@ -49,11 +49,12 @@ void register_training(py::module_& module) {
       .def(
           "start",
           [](Answers& answers, int32_t slot, std::vector<Token> prompt, int32_t max_tokens,
-             std::uintptr_t sampler) {
+             std::uintptr_t sampler, int32_t top_k) {
             answers.start(slot, std::move(prompt), max_tokens,
-                          reinterpret_cast<llama_sampler*>(sampler));
+                          reinterpret_cast<llama_sampler*>(sampler), top_k);
           },
-          py::arg("slot"), py::arg("prompt"), py::arg("max_tokens"), py::arg("sampler") = 0)
+          py::arg("slot"), py::arg("prompt"), py::arg("max_tokens"), py::kw_only(),
+          py::arg("sampler") = 0, py::arg("top_k") = 0)
       .def("run", &Answers::run, py::arg("n_steps"), Unlocked())
       .def("answer", &Answers::answer, py::arg("slot"))
       .def("free", &Answers::free, py::arg("slot"))

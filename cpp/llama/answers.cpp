@@ -7,6 +7,7 @@
 #include "core/errors.h"
 #include "llama/backend.h"
 #include "llama/sampler.h"
+#include "llama/top_k.h"
 
 namespace dflash {
 
@@ -35,10 +36,13 @@ const Answers::Slot& Answers::at(int32_t slot) const {
 }
 
 void Answers::start(int32_t slot, std::vector<Token> prompt, int32_t max_tokens,
-                    llama_sampler* sampler) {
+                    llama_sampler* sampler, int32_t top_k) {
   if (at(slot).active) throw std::invalid_argument("the slot is in use");
   if (prompt.empty() || max_tokens < 1) {
     throw std::invalid_argument("an answer needs a prompt, and room for a token");
+  }
+  if (sampler != nullptr && top_k < 1) {
+    throw std::invalid_argument("top_k must be at least 1: there is nothing to choose from");
   }
   for (const Token token : prompt) {
     // libllama indexes its embedding table without looking.
@@ -55,6 +59,7 @@ void Answers::start(int32_t slot, std::vector<Token> prompt, int32_t max_tokens,
   fresh.prompt = std::move(prompt);
   fresh.max_tokens = max_tokens;
   fresh.sampler = sampler;
+  fresh.top_k = std::min(top_k, n_vocab_);
   slots_[static_cast<size_t>(slot)] = std::move(fresh);
 }
 
@@ -143,12 +148,26 @@ void Answers::sample(int32_t slot, int32_t row) {
   Slot& own = slots_[static_cast<size_t>(slot)];
   const float* logits = api().llama_get_logits_ith(context_, row);
   if (logits == nullptr) throw BackendError("libllama gave no logits");
-  own.answer.push_back(own.sampler == nullptr
-                           ? argmax(logits, n_vocab_)
-                           : api().llama_sampler_sample(own.sampler, context_, row));
+  own.answer.push_back(own.sampler == nullptr ? argmax(logits, n_vocab_) : draw(own, logits));
   const bool full = own.n_past() >= n_ctx_slot_;
   const bool enough = static_cast<int32_t>(own.answer.size()) >= own.max_tokens;
   own.done = full || enough || api().llama_vocab_is_eog(vocab_, own.answer.back());
+}
+
+// libllama's own top-k sampler would sort a copy of the whole row.
+Token Answers::draw(const Slot& slot, const float* logits) {
+  candidates_.clear();
+  for (const int32_t id : top_k(logits, n_vocab_, slot.top_k)) {
+    candidates_.push_back({id, logits[id], 0.0F});
+  }
+  llama_token_data_array candidates = {candidates_.data(), candidates_.size(), -1, true};
+  api().llama_sampler_apply(slot.sampler, &candidates);
+  if (candidates.selected < 0 || candidates.selected >= static_cast<int64_t>(candidates.size)) {
+    throw BackendError("the sampler chose no token: its chain must end in one that does");
+  }
+  const Token token = candidates.data[candidates.selected].id;
+  api().llama_sampler_accept(slot.sampler, token);
+  return token;
 }
 
 }  // namespace dflash

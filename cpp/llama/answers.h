@@ -15,8 +15,10 @@ class Answers {
   Answers(llama_context* context, int32_t n_slots);
 
   /// Begins an answer in a slot that is free. `sampler` is a llama_sampler chain of the caller's,
-  /// which belongs to this slot until it is free again; null takes the most likely token.
-  void start(int32_t slot, std::vector<Token> prompt, int32_t max_tokens, llama_sampler* sampler);
+  /// which belongs to this slot until it is free again; it chooses among the `top_k` most likely
+  /// tokens. Null takes the most likely one.
+  void start(int32_t slot, std::vector<Token> prompt, int32_t max_tokens, llama_sampler* sampler,
+             int32_t top_k);
 
   /// Decodes up to `n_steps` times, or until an answer is complete: with an end of generation,
   /// `max_tokens`, or no room in its sequence. Gives the slots of those that are.
@@ -38,6 +40,7 @@ class Answers {
     int32_t n_read = 0;  // of the prompt
     int32_t max_tokens = 0;
     llama_sampler* sampler = nullptr;
+    int32_t top_k = 0;
 
     bool reads() const { return active && !done && n_read < static_cast<int32_t>(prompt.size()); }
     bool writes() const { return active && !done && !reads(); }
@@ -50,6 +53,7 @@ class Answers {
   void add(int32_t slot, Token token, int32_t pos, bool row);
   void decode();
   void sample(int32_t slot, int32_t row);
+  Token draw(const Slot& slot, const float* logits);
 
   llama_context* context_;
   llama_memory_i* memory_;
@@ -67,6 +71,8 @@ class Answers {
   std::vector<llama_seq_id*> sequences_;
   std::vector<int32_t> ones_;
   std::vector<int8_t> rows_;
+
+  std::vector<llama_token_data> candidates_;
 };
 
 }  // namespace dflash

@@ -71,15 +71,12 @@ RejectionSampler::RejectionSampler(const LlamaVerifier& verifier, const LlamaDra
       n_shaping_(api().llama_sampler_chain_n(chain) - 1) {}
 
 void RejectionSampler::redraw(Draft& draft) {
-  std::array<int32_t, kCandidates> ids;
-  std::array<float, kCandidates> log_probs;
   const int32_t k = std::min(kCandidates, drafter_.n_vocab());
   for (size_t row = 0; row < draft.tokens.size(); ++row) {
-    top_k(drafter_.logits(static_cast<int32_t>(row)), drafter_.n_vocab(), k, ids.data(),
-          log_probs.data());
+    const float* logits = drafter_.logits(static_cast<int32_t>(row));
     candidates_.clear();
-    for (size_t i = 0; i < static_cast<size_t>(k); ++i) {
-      candidates_.push_back({ids[i], log_probs[i], 0.0F});
+    for (const int32_t id : top_k(logits, drafter_.n_vocab(), k)) {
+      candidates_.push_back({id, logits[id], 0.0F});
     }
     llama_token_data_array candidates = array_of(candidates_, /*sorted=*/true);
     for (int32_t i = 0; i < n_shaping_; ++i) {

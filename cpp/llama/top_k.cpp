@@ -55,7 +55,7 @@ Likeliest likeliest(const float* logits, int32_t n) {
   return {static_cast<int32_t>(found - logits), 1 / sum};
 }
 
-void top_k(const float* logits, int32_t n, int32_t k, int32_t* ids, float* log_probs) {
+std::vector<int32_t> top_k(const float* logits, int32_t n, int32_t k) {
   const auto better = [&](int32_t a, int32_t b) {
     return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
   };
@@ -73,10 +73,15 @@ void top_k(const float* logits, int32_t n, int32_t k, int32_t* ids, float* log_p
     }
   }
   std::sort_heap(heap.begin(), heap.end(), better);
-  const double total = log_sum_exp(logits, n, logits[heap.front()]);
-  for (int32_t i = 0; i < k; ++i) {
-    ids[i] = heap[static_cast<size_t>(i)];
-    log_probs[i] = static_cast<float>(logits[ids[i]] - total);
+  return heap;
+}
+
+void top_k(const float* logits, int32_t n, int32_t k, int32_t* ids, float* log_probs) {
+  const std::vector<int32_t> best = top_k(logits, n, k);
+  const double total = log_sum_exp(logits, n, logits[best.front()]);
+  for (const int32_t id : best) {
+    *ids++ = id;
+    *log_probs++ = static_cast<float>(logits[id] - total);
   }
 }
 

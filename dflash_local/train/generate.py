@@ -145,11 +145,17 @@ def _fill(
             return
         chain = _Chain(question.sampling)
         busy[slot] = (index, chain)
-        core.start(slot, list(question.tokens), question.max_tokens, chain.address)
+        core.start(
+            slot,
+            list(question.tokens),
+            question.max_tokens,
+            sampler=chain.address,
+            top_k=question.sampling.top_k,
+        )
 
 
 class _Chain:
-    """libllama's samplers of one answer; none at temperature 0."""
+    """libllama's samplers of one answer, after top-k; none at temperature 0."""
 
     def __init__(self, sampling: Sampling) -> None:
         self._chain: Any = None
@@ -158,7 +164,6 @@ class _Chain:
                 llama_cpp.llama_sampler_chain_default_params()
             )
             for sampler in (
-                llama_cpp.llama_sampler_init_top_k(sampling.top_k),
                 llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
                 llama_cpp.llama_sampler_init_temp(sampling.temperature),
                 llama_cpp.llama_sampler_init_dist(sampling.seed),
