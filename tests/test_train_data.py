@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import gguf
 import llama_cpp
 import numpy as np
 import pytest
@@ -214,6 +215,34 @@ def test_answers_in_a_batch_are_those_of_stock_llama_cpp(make_llama: Any) -> Non
         different += plain != list(text.tokens[text.start :])
     # A batch rounds otherwise than a row, so a tie may fall the other way.
     assert different <= 1
+
+
+def _beginning_with_bos(path: Path) -> Path:
+    """The verifier's tokenizer, as one that adds BOS, which the template writes too."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, field in gguf.GGUFReader(VERIFIER).fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        value = field.contents()
+        if key == "tokenizer.chat_template":
+            value = "{{ bos_token }}" + value
+        elif key == "tokenizer.ggml.add_bos_token":
+            value = True
+        writer.add_key_value(key, value, field.types[0], sub_type=field.types[-1])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_made_up_turns_begin_as_the_template_begins_a_conversation(
+    template: Template, tmp_path: Path
+) -> None:
+    with_bos = Template(_beginning_with_bos(tmp_path / "bos.gguf"))
+    for made in (template, with_bos):
+        header = made.user_header()
+        assert made.prompt([{"role": "user", "content": "hello"}])[: len(header)] == header
+    assert header == [with_bos.llm.token_bos(), *template.user_header()]
 
 
 def test_sampled_answers_are_those_of_llama_cpp_with_the_same_seed(template: Template) -> None:

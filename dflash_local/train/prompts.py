@@ -44,9 +44,10 @@ class Template:
 
     def user_header(self) -> list[int]:
         """Tokens up to where the user begins."""
-        whole = self._string([{"role": "user", "content": _SENTINEL}])
-        header = whole.split(_SENTINEL)[0].encode()
-        return list(self.llm.tokenize(header, add_bos=False, special=True))
+        prompt = self.prompt([{"role": "user", "content": _SENTINEL}])
+        header = self.exact_text(prompt).split(_SENTINEL)[0].encode()
+        tokens = self.llm.tokenize(header, add_bos=False, special=True)
+        return [*self._added_bos(prompt), *tokens]
 
     def answer(self, text: str, *, ended: bool) -> list[int]:
         """Tokens of an answer, with the end of generation where it came to it."""
@@ -55,17 +56,18 @@ class Template:
 
     def exact_text(self, tokens: Sequence[int]) -> str:
         """Text that a server makes these tokens of; a BOS it adds itself."""
-        adds = llama_cpp.llama_vocab_get_add_bos(llama_cpp.llama_model_get_vocab(self.llm.model))
-        begins = adds and tokens[:1] == [self.llm.token_bos()]
-        text = self.llm.detokenize(list(tokens[1:] if begins else tokens), special=True)
-        return str(text.decode("utf-8", "replace"))
+        own = list(tokens[len(self._added_bos(tokens)) :])
+        return str(self.llm.detokenize(own, special=True).decode("utf-8", "replace"))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, without special ones."""
         return str(self.llm.detokenize(list(tokens)).decode("utf-8", "replace"))
 
-    def _string(self, messages: Sequence[Message]) -> str:
-        return self.exact_text(self.prompt(messages))
+    def _added_bos(self, tokens: Sequence[int]) -> list[int]:
+        """The BOS that the tokenizer put before a text, if it did."""
+        adds = llama_cpp.llama_vocab_get_add_bos(llama_cpp.llama_model_get_vocab(self.llm.model))
+        begins = adds and list(tokens[:1]) == [self.llm.token_bos()]
+        return list(tokens[:1]) if begins else []
 
 
 @dataclass(frozen=True)
