@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 
 namespace dflash::traces {
 
@@ -37,18 +36,20 @@ double chance_of(double odds) {
   return 1 / (1 + std::exp(-odds));
 }
 
-/// A text whose token at each position is the position itself; wrong drafts are -1.
-class Text {
+/// A text whose token at each position is the position itself.
+class Seeded : public Text {
  public:
-  Text(const World& world, uint64_t seed) : world_(world), seed_(seed) {}
+  Seeded(const World& world, uint64_t seed) : world_(world), seed_(seed) {}
 
-  void draft(int64_t anchor, int32_t block, Draft& out) const {
+  Token token(int64_t position) const override { return static_cast<Token>(position); }
+
+  void draft(int64_t anchor, int32_t block, Draft& out) const override {
     out.clear();
     for (int32_t place = 0; place < block; ++place) {
       const int64_t position = anchor + 1 + place;
       const double odds = odds_of(position, place, block);
       const bool right = uniform(seed_, position, 1000 + place) < chance_of(odds);
-      out.tokens.push_back(right ? static_cast<Token>(position) : -1);
+      out.tokens.push_back(right ? token(position) : -1);
       if (world_.confidence == Confidence::none) continue;
       double said = odds + 0.5 * normal(seed_, position, 2000 + place);
       if (world_.confidence == Confidence::boasting) said = 1.5 * said + 1;
@@ -67,107 +68,28 @@ class Text {
   uint64_t seed_;
 };
 
-/// Times decodes: noise on all, and some that were disturbed.
-class Machine {
- public:
-  Machine(const World& world, uint64_t seed) : world_(world), random_(seed) {}
-
-  double time(double seconds, double share_of_text) {
-    constexpr double kDisturbed = 0.01;
-    const double noise = std::exp(world_.noise * normal_(random_));
-    const double disturbance = uniform_(random_) < kDisturbed ? 3 : 1;
-    return seconds * world_.slowness(share_of_text) * noise * disturbance;
-  }
-
- private:
-  const World& world_;
-  std::mt19937_64 random_;
-  std::normal_distribution<double> normal_;
-  std::uniform_real_distribution<double> uniform_;
-};
-
-void calibrate(const World& world, Machine& machine, Costs& costs) {
-  for (int32_t round = 0; round < 3; ++round) {
-    for (int32_t width = 0; width <= kWidest; ++width) {
-      costs.verified(width, machine.time(world.verify(width), 0));
-      if (width > 0) costs.drafted(width, machine.time(world.draft(width), 0));
-    }
-  }
-}
-
-/// What is chosen for a step, and learned from it.
-struct Chooser {
-  std::function<int32_t()> draft;
-  std::function<int32_t(const Draft&)> verify;
-  std::function<void(const StepSeen&)> stepped;
-};
-
-Outcome run(const World& world, uint64_t seed, int32_t n, const Chooser& choose) {
-  const Text text(world, seed);
-  Machine machine(world, seed);
-  double seconds = 0;
-  int64_t position = 0;
-  while (position < n) {
-    const double share = static_cast<double>(position) / n;
-    const int32_t block = choose.draft();
-    Draft draft;
-    if (block > 0) text.draft(position, block, draft);
-    const double drafting = block > 0 ? machine.time(world.draft(block), share) : 0;
-    const int32_t verified = block > 0 ? choose.verify(draft) : 0;
-    const double verifying = machine.time(world.verify(verified), share);
-    std::vector<Token> emitted;
-    for (int32_t i = 0; i < verified && draft.tokens[static_cast<size_t>(i)] >= 0; ++i) {
-      emitted.push_back(draft.tokens[static_cast<size_t>(i)]);
-    }
-    emitted.push_back(static_cast<Token>(position + static_cast<int64_t>(emitted.size()) + 1));
-    position += static_cast<int64_t>(emitted.size());
-    seconds += drafting + verifying;
-    choose.stepped({draft, verified, emitted, drafting, verifying});
-  }
-  return {seconds / static_cast<double>(position)};
+Outcome run(const World& world, uint64_t seed, int32_t n, const Strategy& strategy) {
+  Machine machine(seed);
+  return replay(Seeded(world, seed), n, world.pair, machine, strategy,
+                [&](double share) { machine.slowness = world.slowness(share); });
 }
 
 }  // namespace
 
 Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller) {
-  return run(
-      world, seed, n,
-      Chooser{[&] { return controller.choose(kWidest).block; },
-              [&](const Draft& draft) { return controller.choose_verify(draft, kWidest).width; },
-              [&](const StepSeen& step) { controller.stepped(step); }});
-}
-
-Outcome run(const World& world, uint64_t seed, int32_t n, int32_t width) {
-  return run(
-      world, seed, n,
-      Chooser{[=] { return width; }, [=](const Draft&) { return width; }, [](const StepSeen&) {}});
+  return run(world, seed, n, adaptive(controller));
 }
 
 Comparison compare(const World& world, int32_t n, int32_t n_seeds, bool calibrated) {
-  const auto mean = [&](const auto& seconds_of) {
-    double sum = 0;
-    for (int32_t seed = 1; seed <= n_seeds; ++seed) sum += seconds_of(static_cast<uint64_t>(seed));
-    return sum / n_seeds;
-  };
-  const auto fixed = [&](int32_t width) {
-    return mean([&](uint64_t seed) { return run(world, seed, n, width).seconds_a_token; });
-  };
-  Comparison result{fixed(0), 0, 0, 0};
-  result.adaptive = mean([&](uint64_t seed) {
+  const auto seconds_a_token = [&](int32_t width, uint64_t seed) {
+    if (width != kAdaptive) return run(world, seed, n, fixed(width)).seconds_a_token();
     Controller controller(kWidest);
-    Machine machine(world, seed);
-    if (calibrated) calibrate(world, machine, controller.costs());
-    return run(world, seed, n, controller).seconds_a_token;
-  });
-  result.best = result.plain;
-  for (int32_t width = 1; width <= kWidest; ++width) {
-    const double seconds = fixed(width);
-    if (seconds < result.best) {
-      result.best = seconds;
-      result.best_width = width;
-    }
-  }
-  return result;
+    Machine machine(seed);
+    machine.slowness = world.slowness(0);
+    if (calibrated) calibrate(world.pair, machine, controller.costs());
+    return run(world, seed, n, controller).seconds_a_token();
+  };
+  return compare(seconds_a_token, n_seeds);
 }
 
 }  // namespace dflash::traces
