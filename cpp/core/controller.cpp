@@ -13,6 +13,7 @@ constexpr double kRecentTokens = 48;   // after so many tokens a gain counts for
 constexpr double kMostBlocks = 6;      // blocks that a gain is the mean of
 constexpr double kUsualBlocks = 2;     // blocks that what is usual counts for
 constexpr double kMargin = 0.04;       // tokens that it has to be better than plain decoding
+constexpr double kCatchUpBlocks = 16;  // blocks that share the price of taking in what waited
 constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
 constexpr double kGainShare = 0.2;     // of the time that drafting has won
 constexpr double kMostProbes = 12;     // blocks the budget may hold
@@ -47,14 +48,15 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
     pause_ = 1;
     return {0, wider(block.width)};
   }
-  return {0, may_probe(costs_.draft(block.width) + catch_up) ? block.width : 0};
+  return {0, may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks) ? block.width : 0};
 }
 
 // The width of a block that is likely to bring most, its drafting counted; it may be a loss.
 Controller::Choice Controller::best_block(int32_t room, double rate, double catch_up) const {
   Choice best;
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
-    const double tokens = worth(block, room, rate) - rate * (costs_.draft(block) + catch_up);
+    const double price = costs_.draft(block) + catch_up / kCatchUpBlocks;
+    const double tokens = worth(block, room, rate) - rate * price;
     if (best.width == 0 || tokens > best.tokens) best = {block, tokens};
   }
   return best;

@@ -29,10 +29,10 @@ std::vector<Token> emitted_by(const Text& text, int64_t anchor, const std::vecto
 
 const std::vector<Pair>& pairs() {
   static const std::vector<Pair> all = {
-      {"bf16", of({10.7, 13.1, 15.0, 16.4, 17.2, 20.5, 24.0, 26.1}), line(2.5, 0.35)},
-      {"q8", of({9.1, 20.3, 26.4, 30.2, 36.2, 39.0, 38.0, 36.9}), line(2.5, 0.35)},
-      {"large", line(100, 2), line(8, 0.5)},
-      {"cliff", [](int32_t width) { return width < 4 ? 0.1 : 0.2; }, line(8, 0.5)}};
+      {"bf16", of({10.7, 13.1, 15.0, 16.4, 17.2, 20.5, 24.0, 26.1}), line(2.5, 0.35), 2e-5},
+      {"q8", of({9.1, 20.3, 26.4, 30.2, 36.2, 39.0, 38.0, 36.9}), line(2.5, 0.35), 2e-5},
+      {"large", line(100, 2), line(8, 0.5), 6e-5},
+      {"cliff", [](int32_t width) { return width < 4 ? 0.1 : 0.2; }, line(8, 0.5), 6e-5}};
   return all;
 }
 

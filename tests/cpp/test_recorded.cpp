@@ -41,7 +41,6 @@ Comparison compare(const Recording& recording, const Pair& pair, int64_t n) {
 /// The tables of the seeded traces, and what was measured with the recording.
 std::vector<Pair> pairs_of(const Recording& recording) {
   std::vector<Pair> all = pairs();
-  for (Pair& pair : all) pair.inject = pair.draft(1) / 150;
   if (recording.pair) all.push_back(*recording.pair);
   return all;
 }
