@@ -7,11 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dflash_local.convert import cli
+from dflash_local.convert import cli, convert
 from dflash_local.convert.layouts.registry import LAYOUTS
 from dflash_local.convert.writing.encode import OUT_TYPES
 
-DOCS = Path(__file__).parent.parent / "docs" / "convert.md"
+ROOT = Path(__file__).parent.parent
+DOCS, DRAFTERS = ROOT / "docs" / "convert.md", ROOT / "drafters"
 TEXT = DOCS.read_text("utf-8")
 FENCES = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 COMMANDS = [
@@ -53,9 +54,10 @@ def test_every_output_type_is_named() -> None:
 
 
 def test_show_prints_what_the_docs_say(
-    smollm2_drafter: Path, capsys: pytest.CaptureFixture[str]
+    smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["show", str(smollm2_drafter)]) == 0
+    converted = convert(DRAFTERS / "smollm2-135m-dflash", smollm2, tmp_path / "demo.gguf")
+    assert cli.main(["show", str(converted.output)]) == 0
     printed = set(capsys.readouterr().out.splitlines())
     shown = next(fence for fence in FENCES if fence.startswith("$ dflash-convert show"))
     # The file's name, and what later versions of the converter tell of its origin.

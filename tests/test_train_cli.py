@@ -22,6 +22,7 @@ from dflash_local.convert import convert  # noqa: E402
 from exactness import session_on, tiny_prompts  # noqa: E402
 from training import ASKED, VERIFIER  # noqa: E402
 
+from dflash_local.gguf_header import GGUFHeader  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.pipeline import load_weights  # noqa: E402
@@ -139,12 +140,14 @@ def test_other_settings_in_the_same_folder_are_refused(trained: Path, prompts: P
 
 
 def test_steps_can_be_taken_one_by_one(trained: Path, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / trained.name  # the GGUF bears it
     for step in ("prompts", "generate", "fit", "simulate", "export"):
-        done = train(tmp_path, step, "--prompts", str(prompts))
+        done = train(out, step, "--prompts", str(prompts))
         assert done.returncode == 0, done.stderr
-        assert (tmp_path / "drafter.gguf").exists() == (step == "export")
+        assert (out / "drafter.gguf").exists() == (step == "export")
     name = "drafter.gguf"
-    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    assert (out / name).read_bytes() == (trained / name).read_bytes()
+    assert GGUFHeader(out / name).get("general.name").lower() == trained.name
 
 
 def test_the_verifier_may_ask_itself(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def try_out(training: Training, work: Workspace, to_gguf: ToGGUF) -> Simulation 
     """Makes the files in the work folder and drafts with them on held-out text; None, and no GGUF,
     where there is no GGUF of the verifier."""
     options, verifier = training.options, training.verifier.gguf
-    folder = save_checkpoint(work.folder / "export", training.fit.best, training.fields)
+    folder = save_checkpoint(work.export, training.fit.best, training.fields)
     if verifier is None:
         return None
     to_gguf(training, folder, folder / GGUF)
@@ -67,7 +67,7 @@ def export(training: Training, work: Workspace, simulation: Simulation | None) -
         DFlashError: it drafts otherwise than training promised. Training and inference differ
             then, and nobody should wonder later why it is slow.
     """
-    folder = work.folder / "export"
+    folder = work.export
     vocabulary = training.vocabulary if simulation is None else _proposed(training, folder / GGUF)
     by_width = _by_width(training, vocabulary)
     if simulation is not None and not training.options.force:

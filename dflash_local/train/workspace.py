@@ -37,6 +37,8 @@ class Workspace:
         self.prompts = self.folder / "prompts.jsonl"
         self.conversations = self.folder / "conversations.jsonl"
         self.readings = self.folder / "readings"
+        # The folder's name becomes the GGUF's.
+        self.export = self.folder / "export" / options.out.resolve().name
         self.simulation = self.folder / "simulation.json"
         settings = _settings(options, verifier)
         _check_settings(self.folder / "settings.json", settings)
