@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "llama/sampler.h"
 #include "llama/top_k.h"
 
 namespace dflash {
@@ -17,10 +18,6 @@ constexpr int32_t kCandidates = 64;
 // Sharper than the drafter's own distribution: a weak drafter's likeliest token is right more often
 // than it says, and a good one's loses little (benchmarks/rejection.py).
 constexpr float kSharpness = 1.5F;
-
-std::string_view name_of(llama_sampler* chain, int32_t i) {
-  return api().llama_sampler_name(api().llama_sampler_chain_get(chain, i));
-}
 
 // Of the samplers that give a distribution its shape, those that look at nothing but the row:
 // penalties and grammars know the text up to the anchor, not up to a draft's place.
@@ -60,7 +57,7 @@ bool RejectionSampler::applies(const LlamaDrafter* drafter, llama_sampler* chain
   if (drafter == nullptr || drafter->options().kind == DrafterKind::dflash2) return false;
   if (api().llama_sampler_chain_get(chain, -1) == nullptr) return false;  // no chain
   const int32_t n = api().llama_sampler_chain_n(chain);
-  return n > 0 && name_of(chain, n - 1) == "dist";
+  return n > 0 && name_in(chain, n - 1) == "dist";
 }
 
 RejectionSampler::RejectionSampler(const LlamaVerifier& verifier, const LlamaDrafter& drafter,
@@ -80,7 +77,7 @@ void RejectionSampler::redraw(Draft& draft) {
     }
     llama_token_data_array candidates = array_of(candidates_, /*sorted=*/true);
     for (int32_t i = 0; i < n_shaping_; ++i) {
-      if (!knows_no_text(name_of(chain_, i))) continue;
+      if (!knows_no_text(name_in(chain_, i))) continue;
       api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, i), &candidates);
     }
     for (size_t i = 0; i < candidates.size; ++i) candidates.data[i].logit *= kSharpness;

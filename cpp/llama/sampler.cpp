@@ -20,4 +20,34 @@ int32_t argmax(const float* values, int32_t n) {
   return found == values + n ? 0 : static_cast<int32_t>(found - values);
 }
 
+std::string_view name_in(llama_sampler* chain, int32_t i) {
+  return api().llama_sampler_name(api().llama_sampler_chain_get(chain, i));
+}
+
+namespace {
+
+// Samplers whose settings change nothing have names that begin with a question mark.
+bool is_greedy(llama_sampler* chain) {
+  if (api().llama_sampler_chain_get(chain, -1) == nullptr) return false;  // no chain
+  const int32_t last = api().llama_sampler_chain_n(chain) - 1;
+  if (last < 0 || name_in(chain, last) != "greedy") return false;
+  for (int32_t i = 0; i < last; ++i) {
+    if (name_in(chain, i).substr(0, 1) != "?") return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+ChainSampler::ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain)
+    : verifier_(verifier), chain_(chain), greedy_(is_greedy(chain)) {}
+
+Token ChainSampler::sample(int32_t row) {
+  const float* logits = verifier_.logits(row);  // llama_sampler_sample asserts that they are there
+  if (!greedy_) return api().llama_sampler_sample(chain_, verifier_.context(), row);
+  const Token token = argmax(logits, verifier_.n_vocab());  // without its copy of the row
+  api().llama_sampler_accept(chain_, token);
+  return token;
+}
+
 }  // namespace dflash

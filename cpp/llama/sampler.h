@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 #include "core/models.h"
 #include "llama/verifier.h"
@@ -10,6 +11,9 @@ namespace dflash {
 
 /// Index of the largest of n values, the first of equals, as llama.cpp's greedy sampler.
 int32_t argmax(const float* values, int32_t n);
+
+/// The name of the i-th sampler of a chain.
+std::string_view name_in(llama_sampler* chain, int32_t i);
 
 /// Takes the most likely token.
 class GreedySampler : public Sampler {
@@ -24,17 +28,14 @@ class GreedySampler : public Sampler {
 /// The caller's own llama_sampler chain: it accepts the tokens that are emitted, and no others.
 class ChainSampler : public Sampler {
  public:
-  ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain)
-      : verifier_(verifier), chain_(chain) {}
+  ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain);
 
-  Token sample(int32_t row) override {
-    verifier_.logits(row);  // llama_sampler_sample asserts that they are there
-    return api().llama_sampler_sample(chain_, verifier_.context(), row);
-  }
+  Token sample(int32_t row) override;
 
  private:
   const LlamaVerifier& verifier_;
   llama_sampler* chain_;
+  bool greedy_;  ///< it takes the most likely token, whatever came before
 };
 
 }  // namespace dflash
