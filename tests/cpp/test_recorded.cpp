@@ -58,11 +58,11 @@ TEST(on_recorded_texts_it_comes_near_the_best_fixed_width) {
   for (const std::string& name : kFiles) {
     const Recording recording = read_recording(name);
     for (const Pair& pair : pairs_of(recording)) {
-      // Widths 1 to 6 lose to plain decoding there and 7 wins 7 %: probes, of the width that loses
-      // least, take longer than such a session to find that out.
-      const bool is_hidden = name == "python-classes.txt" && pair.name == "q8";
+      // Three rows at the price of one: there is little to win over the fixed width that takes
+      // them.
+      const double least = pair.name == "cliff" ? 0.96 : 0.97;
       const Comparison found = compare(recording, pair, kSession);
-      check_least(found.best / found.adaptive, is_hidden ? 0.93 : 0.97,
+      check_least(found.best / found.adaptive, least,
                   name + ", " + pair.name + ", of the best fixed width");
       check_least(found.plain / found.adaptive, 0.98, name + ", " + pair.name + ", of plain");
     }
@@ -84,5 +84,5 @@ TEST(recordings_hold_a_text_that_is_worth_drafting_and_one_that_is_not) {
   const Pair& bf16 = pairs()[0];
   CHECK_EQUAL(compare(read_recording("general-chat.txt"), bf16, 1).best_width, 0);
   const Comparison classes = compare(read_recording("python-classes.txt"), bf16, 1);
-  CHECK(classes.best < 0.6 * classes.plain);
+  CHECK(classes.best < 0.65 * classes.plain);
 }
