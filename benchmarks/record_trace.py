@@ -149,7 +149,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--per-category", type=positive, default=2, metavar="N", help=few)
     parser.add_argument("--threads", type=positive, default=physical_cores(), metavar="N")
     parser.add_argument("--costs", action="store_true", help="measure what decodes cost")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.costs and not arguments.out.is_file():
+        parser.error(f"--costs: {arguments.out} is no recording yet: run it without --costs first")
+    return arguments
 
 
 if __name__ == "__main__":
