@@ -65,7 +65,7 @@ def test_a_pipe_gets_plain_text(smollm2_drafter: Path, capsys: pytest.CaptureFix
     rows = shown(smollm2_drafter, capsys)
     assert rows["block"] == "8 tokens, up to 7 drafts"
     assert "2, 9, 15, 21, 28 (published as target_layer_ids 1, 8, 14, 20, 27)" in rows["reads"]
-    assert rows["mask token"] == "3 '<repo_name>'"
+    assert rows["mask token"] == "0 '<|endoftext|>'"
     assert rows["made for"].startswith("SmolLM2 135M Instruct, HuggingFaceTB")
     assert "problem" not in rows
 
