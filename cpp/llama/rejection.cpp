@@ -16,7 +16,7 @@ namespace {
 constexpr int32_t kCandidates = 64;
 
 // Sharper than the drafter's own distribution: a weak drafter's likeliest token is right more often
-// than it says, and a good one's loses little (benchmarks/rejection.py).
+// than it says, and a good one's loses little. Any sharpness leaves the answers' distribution.
 constexpr float kSharpness = 1.5F;
 
 // Of the samplers that give a distribution its shape, those that look at nothing but the row:
