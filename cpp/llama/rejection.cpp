@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "core/errors.h"
 #include "llama/sampler.h"
 #include "llama/top_k.h"
 
@@ -99,6 +100,7 @@ Token RejectionSampler::sample(int32_t row) {
   for (int32_t i = 0; i < n_shaping_; ++i) {
     api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, i), &candidates);
   }
+  if (candidates.size == 0) throw BackendError("the sampler chain left no token to choose from");
   normalize(candidates);
   const Token token = verify(candidates, proposals_[static_cast<size_t>(row)]);
   api().llama_sampler_accept(chain_, token);
@@ -124,6 +126,9 @@ Token RejectionSampler::verify(llama_token_data_array& p, const Proposal& propos
 // The chain's own generator draws, so that the caller's seed decides.
 Token RejectionSampler::draw(llama_token_data_array& candidates) const {
   api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, n_shaping_), &candidates);
+  if (candidates.selected < 0 || candidates.selected >= static_cast<int64_t>(candidates.size)) {
+    throw BackendError("the sampler chain chose no token");
+  }
   return candidates.data[candidates.selected].id;
 }
 
