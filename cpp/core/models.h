@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "core/stop.h"
+
 namespace dflash {
 
 using Token = int32_t;
@@ -34,6 +36,13 @@ class Verifier {
   /// Forgets the positions from `pos` on. False where the memory cannot drop a part of a sequence;
   /// it is unchanged then.
   virtual bool trim(int32_t pos) = 0;
+  /// Whether trim() would be able to.
+  virtual bool can_trim(int32_t pos) const = 0;
+  /// Whether the memory drops a part of what one decode wrote, but only once: a recurrent state
+  /// with snapshots. Such a memory is trimmed as late as possible.
+  virtual bool trims_once() const { return false; }
+  /// A decode that is running ends early, with Cancelled, where the device allows it.
+  virtual void watch(const Stop& stop) { (void)stop; }
   /// Whether the token ends the generation.
   virtual bool is_eog(Token token) const = 0;
 };
@@ -75,6 +84,8 @@ class Drafter {
   virtual void draft(Token anchor, int32_t pos, int32_t width, Draft& out) = 0;
   /// Forgets the positions from `pos` on.
   virtual void trim(int32_t pos) = 0;
+  /// As the verifier's.
+  virtual void watch(const Stop& stop) { (void)stop; }
   /// The memory as bytes, and back.
   virtual std::string save() = 0;
   virtual void load(const std::string& state) = 0;

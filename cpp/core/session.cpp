@@ -13,7 +13,8 @@ namespace {
 // Features of prompts of this size wait for the first draft: the first token does not.
 constexpr size_t kMostWaiting = 32 << 20;  // bytes
 constexpr int32_t kCalibrations = 3;       // decodes of each width
-constexpr int32_t kFew = 8;                // rows that are taken in at about the price of one
+constexpr const char* kNothing = "nothing to go on from: sync() a prompt first";
+constexpr int32_t kFew = 8;  // rows that are taken in at about the price of one
 
 int32_t size_of(const std::vector<Token>& tokens) {
   return static_cast<int32_t>(tokens.size());
@@ -39,20 +40,25 @@ void check_limit(std::optional<int32_t> max_tokens) {
 
 }  // namespace
 
-Session::Session(Verifier& verifier, Drafter* drafter, SessionOptions options)
-    : verifier_(verifier), drafter_(drafter), options_(options) {
+Session::Session(Verifier& verifier, Drafter* drafter, SessionOptions options,
+                 std::shared_ptr<Stop> stop)
+    : verifier_(verifier), drafter_(drafter), options_(options), stop_(std::move(stop)) {
   if (drafter_ != nullptr && drafter_->n_features() != verifier_.n_features()) {
     throw std::invalid_argument(
         "the drafter takes rows of " + std::to_string(drafter_->n_features()) +
         " features, the verifier gives " + std::to_string(verifier_.n_features()) +
         ": its feature_layers are not the drafter's target layers");
   }
-  if (drafter_ != nullptr) controller_.emplace(drafter_->max_width());
+  verifier_.watch(*stop_);
+  if (drafter_ == nullptr) return;
+  drafter_->watch(*stop_);
+  controller_.emplace(drafter_->max_width());
 }
 
 // ---- reading -------------------------------------------------------------------------------
 
 void Session::sync(const std::vector<Token>& prompt, const Progress& progress) {
+  stop_->clear();
   const int32_t kept = keep_prefix(prompt);
   extend(prompt.data() + kept, size_of(prompt) - kept, Rows::last, progress);
 }
@@ -66,10 +72,11 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
 }
 
 void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& progress) {
-  cancelled_ = false;
   if (n == 0) return;
   const int32_t after = n_past_;
-  if (rewind(after) < after) {
+  rewind(after);
+  discard();
+  if (n_past_ < after) {
     throw BackendError(
         "the step that was discarded took the timeline with it, the verifier's memory cannot drop "
         "a part: sync() the whole prompt");
@@ -83,7 +90,7 @@ void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& 
       rows == Rows::all ? std::min(verifier_.n_batch(), verifier_.max_rows()) : verifier_.n_batch();
   for (int32_t done = 0; done < n;) {
     if (progress && done > 0) progress();
-    if (cancelled_.exchange(false)) throw Cancelled("cancelled while reading the prompt");
+    stop_->check();
     const int32_t n_now = std::min(chunk, n - done);
     guarded([&] { read_chunk(tokens + done, n_now, rows); });
     done += n_now;
@@ -157,14 +164,21 @@ int32_t Session::rewind(int32_t n_tokens) {
     throw std::invalid_argument("rewind to " + std::to_string(n_tokens) + ": the session holds " +
                                 std::to_string(n_past_) + " tokens");
   }
-  discard();
+  end_step();
   if (controller_) controller_->text_changed();
   tokens_.resize(static_cast<size_t>(n_past_));  // a pending anchor goes
-  if (n_tokens >= n_past_) return n_past_;
-  tokens_.resize(static_cast<size_t>(n_tokens));
-  n_past_ = n_tokens;
-  logits_live_ = false;
-  trim_memories();
+  if (n_tokens < n_past_) {
+    tokens_.resize(static_cast<size_t>(n_tokens));
+    n_past_ = n_tokens;
+    logits_live_ = false;
+    ahead_ = true;
+  }
+  if (!ahead_) return n_past_;
+  if (verifier_.trims_once() && verifier_.can_trim(n_past_)) {
+    trim_drafter();  // the verifier's turn comes when it is known how far back it goes
+  } else {
+    trim_memories();
+  }
   return n_past_;
 }
 
@@ -189,8 +203,7 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
   logits_live_ = false;
-  proposed_ = false;
-  draft_.clear();
+  end_step();
   trim_memories();
 }
 
@@ -199,8 +212,11 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
 StepResult Session::step(Sampler& sampler, std::optional<int32_t> max_tokens,
                          const std::optional<std::vector<Token>>& draft) {
   check_limit(max_tokens);
-  discard();
-  if (!anchored() && logits_live_) return first_step(sampler);
+  stop_->check();
+  if (!anchored() && logits_live_) {
+    discard();
+    return first_step(sampler);
+  }
   propose(draft, max_tokens, &sampler);
   std::vector<Token> emitted;
   guarded([&] {
@@ -234,13 +250,22 @@ void Session::anchor(Token token) {
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens) {
+  stop_->check();
   return propose(draft, max_tokens, nullptr);
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens, Sampler* sampler) {
+  end_step();
+  const bool goes_back = !anchored();
+  if (goes_back) anchor_last();
   discard();
-  if (!anchored()) anchor_last();
+  if (goes_back && !anchored()) {
+    throw BackendError(
+        "the verifier's memory cannot drop the last token to give its logits again: sync() the "
+        "whole prompt");
+  }
+  if (!anchored()) throw std::invalid_argument(kNothing);  // the step that was discarded took it
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room, sampler);
@@ -253,15 +278,10 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
 
 // After a read whose logits are gone the last token is the anchor: a step decodes it again.
 void Session::anchor_last() {
-  if (tokens_.empty()) throw std::invalid_argument("nothing to go on from: sync() a prompt first");
+  if (tokens_.empty()) throw std::invalid_argument(kNothing);
   if (logits_live_) throw std::logic_error("propose() needs an anchor: step() or anchor() first");
   n_past_ -= 1;
-  trim_memories();
-  if (!anchored()) {
-    throw BackendError(
-        "the verifier's memory cannot drop the last token to give its logits again: sync() the "
-        "whole prompt");
-  }
+  ahead_ = true;
 }
 
 // Drafts that fit beside the anchor.
@@ -357,7 +377,6 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   });
   n_past_ += n_kept;
   proposed_ = false;
-  ahead_ = false;
   const auto n_block = size_of(drafted_.tokens);
   if (measured_) {
     controller_->stepped({drafted_, result.n_drafted, emitted, draft_seconds_, verify_seconds_});
@@ -370,10 +389,15 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
 }
 
 void Session::drop_rejected(int32_t n_kept) {
-  if (n_kept == size_of(block_) || verifier_.trim(n_past_ + n_kept)) return;
-  throw BackendError(
-      "the verifier's memory cannot drop rejected drafts: its context needs n_rs_seq of at least "
-      "the width");
+  const int32_t end = n_past_ + n_kept;
+  const bool rejected = n_kept < size_of(block_);
+  const bool later = verifier_.trims_once();
+  if (rejected && !(later ? verifier_.can_trim(end) : verifier_.trim(end))) {
+    throw BackendError(
+        "the verifier's memory cannot drop rejected drafts: its context needs n_rs_seq of at "
+        "least the width");
+  }
+  ahead_ = rejected && later;
 }
 
 void Session::check_emitted(const std::vector<Token>& emitted) const {
@@ -387,9 +411,13 @@ void Session::check_emitted(const std::vector<Token>& emitted) const {
 
 void Session::discard() {
   if (!ahead_) return;
+  end_step();
+  trim_memories();
+}
+
+void Session::end_step() {
   proposed_ = false;
   draft_.clear();
-  trim_memories();
 }
 
 Finish Session::finish_after(Token token) const {
@@ -442,11 +470,14 @@ void Session::trim_memories() {
     logits_live_ = false;
     if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
   }
-  if (drafter_ != nullptr) {
-    keep_features(n_past_);
-    drafter_->trim(n_features_ - n_waiting());
-  }
+  trim_drafter();
   ahead_ = false;
+}
+
+void Session::trim_drafter() {
+  if (drafter_ == nullptr) return;
+  keep_features(n_past_);
+  drafter_->trim(n_features_ - n_waiting());
 }
 
 // What a failed call may have left in the memories past the timeline goes.
@@ -454,13 +485,21 @@ template <class Work>
 void Session::guarded(Work work) {
   try {
     work();
-  } catch (...) {
-    ahead_ = true;
-    try {
-      discard();
-    } catch (...) {  // the first failure is the one to tell
-    }
+  } catch (const Cancelled&) {
+    stop_->clear();  // it is told once
+    go_back();
     throw;
+  } catch (...) {
+    go_back();
+    throw;
+  }
+}
+
+void Session::go_back() {
+  ahead_ = true;
+  try {
+    discard();
+  } catch (...) {  // the first failure is the one to tell
   }
 }
 

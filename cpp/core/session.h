@@ -1,8 +1,8 @@
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,6 +45,9 @@ struct StepResult {
 ///             step drafts after it and decodes it together with the draft.
 ///   proposed  anchored, and anchor and draft are decoded: rows wait for commit() or discard().
 ///
+/// A verifier's memory that goes back only once (Verifier::trims_once) may hold rejected drafts
+/// past n_past() until the next call that decodes: the caller may still go further back.
+///
 /// Strong guarantee: when a call throws, the session is back in its last read or anchored state
 /// (a long read keeps the chunks that were done, a rewind stays done), and both memories agree with
 /// it; where trimming a memory failed too, the next call does that first. A verifier whose memory
@@ -55,8 +58,10 @@ class Session {
   /// Called between two chunks of a long read; what it throws ends the read.
   using Progress = std::function<void()>;
 
-  /// Both models must outlive the session. Without a drafter it decodes plainly.
-  Session(Verifier& verifier, Drafter* drafter, SessionOptions options);
+  /// Both models must outlive the session. Without a drafter it decodes plainly. `stop` ends its
+  /// work; one of its own without.
+  Session(Verifier& verifier, Drafter* drafter, SessionOptions options,
+          std::shared_ptr<Stop> stop = std::make_shared<Stop>());
 
   /// Makes the timeline exactly `prompt`: keeps the common prefix, reads the rest.
   void sync(const std::vector<Token>& prompt, const Progress& progress = {});
@@ -101,10 +106,14 @@ class Session {
   std::string save_drafter();
   void load_drafter(const std::string& state, int32_t n_features);
 
-  /// Ends the read that is running, in another thread, at the next chunk.
-  void cancel() { cancelled_ = true; }
-  /// Statistics of an answer begin here.
-  void start_answer() { last_ = Stats{}; }
+  /// Ends the call that decodes, in another thread, with Cancelled; where none does, the next step
+  /// or read of this answer. sync() and start_answer() begin anew.
+  void cancel() { stop_->request(); }
+  /// Statistics of an answer begin here, and what was cancelled before does not reach it.
+  void start_answer() {
+    last_ = Stats{};
+    stop_->clear();
+  }
 
   const std::vector<Token>& tokens() const { return tokens_; }
   int32_t n_past() const { return n_past_; }
@@ -139,9 +148,12 @@ class Session {
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
   void drop_rejected(int32_t n_kept);
+  void end_step();
   void trim_memories();
+  void trim_drafter();
   template <class Work>
   void guarded(Work work);
+  void go_back();
   Finish finish_after(Token token) const;
 
   Verifier& verifier_;
@@ -163,7 +175,7 @@ class Session {
   std::vector<Token> block_;    // anchor and draft, as they are decoded
   std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
   std::optional<Controller> controller_;
-  std::atomic<bool> cancelled_{false};
+  std::shared_ptr<Stop> stop_;
   Stats last_;
   Stats total_;
 };

@@ -69,6 +69,10 @@ struct llama_token_data_array {
   X(llama_n_batch, "", "", uint32_t, (const llama_context*))                                     \
   X(llama_n_ubatch, "", "", uint32_t, (const llama_context*))                                    \
   X(llama_n_rs_seq, "", "", uint32_t, (const llama_context*))                                    \
+  X(llama_model_is_recurrent, "", "", bool, (const llama_model*))                                \
+  X(llama_model_is_hybrid, "", "", bool, (const llama_model*))                                   \
+  X(llama_log_set, "", "", void, (void (*)(int, const char*, void*), void*))                     \
+  X(llama_set_abort_callback, "", "", void, (llama_context*, bool (*)(void*), void*))            \
   X(llama_set_causal_attn, "", "", void, (llama_context*, bool))                                 \
   X(llama_sampler_accept, "", "", void, (llama_sampler*, llama_token))                           \
   X(llama_sampler_apply, "", "", void, (llama_sampler*, llama_token_data_array*))                \

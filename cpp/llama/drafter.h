@@ -36,6 +36,9 @@ class LlamaDrafter : public Drafter {
   void inject(const float* features, int32_t n, int32_t pos) override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
+  void watch(const Stop& stop) override {
+    api().llama_set_abort_callback(context_, &Stop::asked, stop.flag());
+  }
   std::string save() override;
   void load(const std::string& state) override;
 

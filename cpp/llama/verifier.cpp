@@ -9,6 +9,12 @@
 
 namespace dflash {
 
+namespace {
+
+constexpr int32_t kMostUncut = 64;  // rows of a decode that a recurrent verifier ends in any case
+
+}  // namespace
+
 LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
     : context_(context), options_(std::move(options)), batch_(options_.sequence) {
   const llama_model* model = api().llama_get_model(context);
@@ -20,6 +26,8 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
   n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context));
   n_batch_ = static_cast<int32_t>(api().llama_n_batch(context));
   has_snapshots_ = api().llama_n_rs_seq(context) > 0;
+  recurrent_ =
+      has_snapshots_ || api().llama_model_is_recurrent(model) || api().llama_model_is_hybrid(model);
   n_embd_ = api().llama_model_n_embd(model);
   n_vocab_ = api().llama_vocab_n_tokens(vocab_);
   if (options_.max_rows < 1 || options_.max_rows > n_batch_) {
@@ -45,12 +53,14 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   n_decoded_ = 0;
   oldest_snapshot_ = kNoSnapshot;
   const llama_batch batch = batch_.tokens(tokens, n, pos, rows == Rows::all, true);
+  listen(n);
   const int code = timed(backend_seconds_, [&] {
     const int result = api().llama_decode(context_, batch);
     // llama_decode may return while the device still works: reading a row waits for it.
     if (result == 0) api().llama_get_logits_ith(context_, -1);
     return result;
   });
+  if (code != 0) failed(code);
   check_decode(code, "verifier");
   n_decoded_ = n;
   oldest_snapshot_ = pos;
@@ -84,21 +94,42 @@ void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
   }
 }
 
+void LlamaVerifier::watch(const Stop& stop) {
+  stop_flag_ = stop.flag();
+  api().llama_set_abort_callback(context_, &Stop::asked, stop_flag_);
+}
+
+// A state that is overwritten in place is lost when a decode breaks off, and the conversation with
+// it. That is a fair price for the end of a long read only, not of a step, which is soon over.
+void LlamaVerifier::listen(int32_t n_rows) const {
+  if (!recurrent_ || stop_flag_ == nullptr) return;
+  const bool listens = n_rows > kMostUncut;
+  api().llama_set_abort_callback(context_, listens ? &Stop::asked : nullptr, stop_flag_);
+}
+
+// libllama takes back the rows of a decode that broke off, also from a state that it had begun to
+// overwrite: only a memory that is emptied is right again.
+void LlamaVerifier::failed(int code) {
+  const bool begun = code == 2 || code < -1;
+  undefined_ = undefined_ || (recurrent_ && begun);
+}
+
 // libllama knows how many snapshots there are, not which the last decode wrote: the others are
 // of another text. None is older than the first row of that decode, and going back serves once.
 bool LlamaVerifier::can_trim(int32_t pos) const {
-  if (!has_snapshots_ || pos == 0 || pos > oldest_snapshot_) return true;
+  if (pos == 0 || !recurrent_) return true;
+  if (undefined_) return false;
+  if (has_snapshots_ && pos > oldest_snapshot_) return true;
   return pos > api().llama_memory_seq_pos_max(memory_, options_.sequence);  // nothing to drop
 }
 
 bool LlamaVerifier::trim(int32_t pos) {
   if (!can_trim(pos)) return false;
   oldest_snapshot_ = kNoSnapshot;
-  if (pos == 0) {
-    // Dropping a whole sequence is possible for every kind of memory.
-    return api().llama_memory_seq_rm(memory_, options_.sequence, -1, -1);
-  }
-  return api().llama_memory_seq_rm(memory_, options_.sequence, pos, -1);
+  if (pos > 0) return api().llama_memory_seq_rm(memory_, options_.sequence, pos, -1);
+  undefined_ = false;
+  // Dropping a whole sequence is possible for every kind of memory.
+  return api().llama_memory_seq_rm(memory_, options_.sequence, -1, -1);
 }
 
 const float* LlamaVerifier::logits(int32_t row) const {

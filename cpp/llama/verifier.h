@@ -34,6 +34,9 @@ class LlamaVerifier : public Verifier {
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   bool trim(int32_t pos) override;
+  bool can_trim(int32_t pos) const override;
+  bool trims_once() const override { return has_snapshots_; }
+  void watch(const Stop& stop) override;
   bool is_eog(Token token) const override { return api().llama_vocab_is_eog(vocab_, token); }
 
   /// The logits of a row of the last decode, [n_vocab]; -1 is the last row.
@@ -48,7 +51,8 @@ class LlamaVerifier : public Verifier {
   static constexpr int32_t kNoSnapshot = std::numeric_limits<int32_t>::max();
 
   void check_tokens(const Token* tokens, int32_t n) const;
-  bool can_trim(int32_t pos) const;
+  void listen(int32_t n_rows) const;
+  void failed(int code);
 
   llama_context* context_;
   llama_memory_i* memory_;
@@ -59,9 +63,12 @@ class LlamaVerifier : public Verifier {
   int32_t n_batch_;
   int32_t n_embd_;
   int32_t n_vocab_;
-  int32_t n_decoded_ = 0;  // rows of features at hand
-  bool has_snapshots_;     // the memory is recurrent, and drops rows by going back to a snapshot
+  int32_t n_decoded_ = 0;   // rows of features at hand
+  bool recurrent_;          // a part of the memory is a state, which is overwritten in place
+  bool has_snapshots_;      // and it drops rows by going back to a snapshot of that state
+  bool undefined_ = false;  // a decode broke off in such a memory
   int32_t oldest_snapshot_ = kNoSnapshot;  // position whose token is the last it knows
+  void* stop_flag_ = nullptr;
   double backend_seconds_ = 0;
 };
 

@@ -90,15 +90,17 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
   best_.clear();
   const bool fails = calls_.next();
   if (while_decoding) while_decoding();
+  const bool aborted = size_.aborts && stop_->requested();
   first_row_ = pos;
   dropped_ = false;
   for (int32_t i = 0; i < n; ++i) {
-    if (fails && i >= (n + 1) / 2) break;
+    if ((fails || aborted) && i >= (n + 1) / 2) break;
     append(tokens[i]);
     const bool wanted = rows == Rows::all || i == n - 1;
     best_.push_back(wanted ? law_.next(hashes_.back(), pos + i + 1) : kNoLogits);
   }
   if (fails) Calls::fail_now();
+  if (aborted) throw Cancelled("told to stop");
   n_decoded += n;
   decodes.push_back(n);
 }
@@ -115,7 +117,7 @@ void FakeVerifier::features(int32_t first, int32_t n, float* out) {
   }
 }
 
-bool FakeVerifier::can_drop(int32_t pos) const {
+bool FakeVerifier::can_trim(int32_t pos) const {
   if (pos == 0 || pos >= size_of(memory_)) return true;
   switch (size_.memory) {
     case Memory::all_or_nothing:
@@ -130,7 +132,7 @@ bool FakeVerifier::can_drop(int32_t pos) const {
 bool FakeVerifier::trim(int32_t pos) {
   const bool fails = calls_.next(Calls::Kind::trim);
   CHECK(pos >= 0);
-  if (!can_drop(pos)) return false;
+  if (!can_trim(pos)) return false;
   if (pos < size_of(memory_)) {
     memory_.resize(static_cast<size_t>(pos));
     hashes_.resize(static_cast<size_t>(pos));

@@ -84,6 +84,7 @@ class FakeVerifier : public Verifier {
     int32_t n_batch = 512;
     int32_t max_rows = 64;
     Memory memory = Memory::any_part;
+    bool aborts = false;  ///< a decode that is running ends when it is to stop
   };
   static constexpr int32_t kFeatures = 3;  ///< token, position, hash of the prefix up to it
 
@@ -96,6 +97,9 @@ class FakeVerifier : public Verifier {
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   bool trim(int32_t pos) override;
+  bool can_trim(int32_t pos) const override;
+  bool trims_once() const override { return size_.memory == Memory::last_rows; }
+  void watch(const Stop& stop) override { stop_ = &stop; }
   bool is_eog(Token token) const override { return token == Law::kEog; }
 
   /// The most likely token of a row of the last decode; -1 is the last one.
@@ -109,7 +113,6 @@ class FakeVerifier : public Verifier {
   std::function<void()> while_decoding;  ///< something that happens meanwhile
 
  private:
-  bool can_drop(int32_t pos) const;
   void append(Token token);
 
   const Law& law_;
@@ -120,6 +123,7 @@ class FakeVerifier : public Verifier {
   std::vector<Token> best_;       // of the rows of the last decode; kEog - 1: no logits
   int32_t first_row_ = 0;         // position of the last decode
   bool dropped_ = true;           // since the last decode
+  const Stop* stop_ = nullptr;
 };
 
 class FakeDrafter : public Drafter {

@@ -161,6 +161,27 @@ TEST(a_memory_that_forgets_everything_is_read_again) {
   }
 }
 
+TEST(a_chat_goes_on_after_an_answer_that_ends_inside_a_block_with_a_rejected_draft) {
+  for (int32_t back = 0; back <= 2; ++back) {
+    RigOptions options = options_of(Memory::last_rows);
+    options.right = right::first(3);
+    Rig rig(options);
+    rig.session.sync(prompt(12));
+    rig.session.step(rig.sampler);
+    rig.session.step(rig.sampler);  // five rows, three drafts kept
+    // A stop string ends the answer among the tokens of that block; the next turn shares even less.
+    const int32_t n_past = rig.session.n_past();
+    CHECK_EQUAL(rig.session.rewind(n_past - back), n_past - back);
+    rig.check_agreement();
+    const Tokens turn = joined(head(rig.session.tokens(), n_past - 3), prompt(4, 9));
+    const int32_t n_decoded = rig.verifier.n_decoded;
+    rig.session.sync(turn);
+    CHECK_EQUAL(rig.verifier.n_decoded - n_decoded, 4);
+    const Tokens text = rig.answer(20);
+    CHECK_EQUAL(text, rig.expected(turn, text.size()));
+  }
+}
+
 TEST(a_growing_chat_is_not_read_again_by_a_memory_that_drops_nothing) {
   RigOptions options = options_of(Memory::all_or_nothing);
   options.width = 0;

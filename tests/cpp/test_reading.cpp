@@ -7,7 +7,7 @@ using namespace dflash::fakes;
 
 namespace {
 
-struct Stop : std::runtime_error {
+struct Enough : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -177,9 +177,9 @@ TEST(a_progress_callback_runs_between_chunks_and_may_end_the_read) {
     int32_t n = 0;
     const auto progress = [&] {
       rig.check_agreement();
-      if (++n == n_calls) throw Stop("enough");
+      if (++n == n_calls) throw Enough("enough");
     };
-    CHECK_THROWS(Stop, rig.session.sync(prompt(25), progress));
+    CHECK_THROWS(Enough, rig.session.sync(prompt(25), progress));
     rig.check_agreement();
     CHECK_EQUAL(rig.session.tokens(), prompt(5 * n_calls));
     rig.session.sync(prompt(25));
@@ -227,6 +227,52 @@ TEST(a_cancel_that_comes_too_late_does_not_reach_the_next_read) {
   rig.verifier.while_decoding = {};
   rig.session.sync(prompt(40, 3));
   check_answer(rig);
+}
+
+TEST(cancel_ends_an_answer_between_two_steps_and_is_told_once) {
+  Rig rig;
+  rig.session.sync(prompt(9));
+  const Tokens begun = rig.answer(5);
+  rig.session.cancel();
+  CHECK_THROWS(Cancelled, rig.session.step(rig.sampler));
+  rig.check_agreement();
+  const Tokens whole = joined(begun, rig.answer(10));
+  CHECK_EQUAL(whole, rig.expected(prompt(9), whole.size()));
+  rig.session.cancel();
+  CHECK_THROWS(Cancelled, rig.session.propose());
+  rig.check_agreement();
+}
+
+TEST(a_cancel_before_an_answer_begins_does_not_reach_it) {
+  Rig rig;
+  rig.session.sync(prompt(9));
+  rig.session.cancel();
+  rig.session.start_answer();
+  check_answer(rig);
+}
+
+TEST(cancel_cuts_a_decode_short_where_the_device_allows_it) {
+  for (const Memory memory : {Memory::any_part, Memory::last_rows, Memory::all_or_nothing}) {
+    for (int32_t at = 1; at <= 5; ++at) {
+      RigOptions options = small_batches(8);
+      options.verifier.aborts = true;
+      options.verifier.memory = memory;
+      options.right = right::all;
+      Rig rig(options);
+      int32_t n = 0;
+      rig.verifier.while_decoding = [&] {
+        if (++n == at) rig.session.cancel();
+      };
+      CHECK_THROWS(Cancelled, [&] {
+        rig.session.sync(prompt(16));
+        rig.answer(50);
+      }());
+      rig.check_agreement();
+      CHECK_EQUAL(n, at);
+      rig.session.sync(prompt(16));
+      check_answer(rig);
+    }
+  }
 }
 
 // ---- rewinding -----------------------------------------------------------------------------
