@@ -1,6 +1,6 @@
 """The speculative loop over llama.cpp contexts: draft, verify, keep the longest valid prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -16,6 +16,33 @@ def bind(library: int, layouts: dict[str, list[int]]) -> None:
     Raises:
         ImportError: names the functions that are missing, or the struct that differs.
     """
+
+def install_log(receiver: Callable[[int, bytes], None]) -> None:
+    """Has libllama's log callback call ``receiver(level, text)``, from any thread, for good."""
+
+def log_callback() -> int:
+    """The address of that callback."""
+
+def prepare_exit(seconds: float) -> None:
+    """Before the interpreter ends: stops all work, and keeps other threads out for good.
+
+    Waits for them, so many seconds at most. A thread that takes the GIL again while the interpreter
+    finalizes would end the process; it sleeps instead.
+    """
+
+class Stop:
+    """A request to stop, made from any thread; sessions and contexts that watch it end their work.
+
+    One request ends one call: it is taken back when ``Cancelled`` is raised.
+    """
+
+    def __init__(self) -> None: ...
+    def request(self) -> None: ...
+    def clear(self) -> None: ...
+    @property
+    def requested(self) -> bool: ...
+    def watch(self, context: int) -> None:
+        """Decodes of the ``llama_context`` at this address end early when it is requested."""
 
 class Finish(Enum):
     """Why an answer cannot go on after a step."""
@@ -199,24 +226,35 @@ class Session:
     ``tokens`` is the transcript. The verifier's memory holds the first ``n_past`` of them. After a
     step the last token emitted is the *anchor*: it is not decoded yet, the next step drafts after
     it. When a call raises, verifier, drafter and transcript agree as before the call (a long read
-    keeps the chunks that were done). Calls release the GIL; one thread at a time may call.
+    keeps the chunks that were done).
+
+    Calls release the GIL. One thread at a time works in a verifier's context, whichever session
+    over it is called: others wait, first come, first served. A call from a signal handler that
+    interrupted a call on the same context raises ``BackendError`` instead.
 
     Args:
         verifier: kept alive by the session.
         drafter: None decodes plainly.
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None:
             decided step by step, for the most tokens a second.
+        stop: ends its work, as ``cancel`` does; one of its own where none is given.
     """
 
     def __init__(
-        self, verifier: Verifier, drafter: Drafter | None = None, *, width: int | None = None
+        self,
+        verifier: Verifier,
+        drafter: Drafter | None = None,
+        *,
+        width: int | None = None,
+        stop: Stop | None = None,
     ) -> None: ...
     def sync(self, tokens: Sequence[int] | npt.NDArray[np.int32]) -> None:
         """Makes the timeline exactly ``tokens``: reuses the common prefix, reads the rest.
 
         Raises:
             ContextError: more tokens than the context holds.
-            Cancelled: ``cancel`` was called; KeyboardInterrupt ends it too. What was read stays.
+            Cancelled: ``cancel`` was called; KeyboardInterrupt ends it too, between two chunks.
+                The chunks that were read stay.
             BackendError: libllama failed.
         """
 
@@ -326,13 +364,21 @@ class Session:
         """Begins with what was ``learned`` earlier; raises ValueError for another width's."""
 
     def start_answer(self) -> None:
-        """``last_stats`` counts from here."""
+        """``last_stats`` counts from here, and what was cancelled before does not reach it."""
 
     def cancel(self) -> None:
-        """Ends the read that another thread is in, at its next chunk."""
+        """Ends the call that is at work with ``Cancelled``; else the next step or read of it.
+
+        Does not wait, and may be called from any thread. On the CPU a decode is cut short, but for
+        steps of recurrent verifiers; elsewhere the chunk or step that runs is the last. ``sync``
+        and ``start_answer`` begin anew.
+        """
 
     def close(self) -> None:
-        """Waits for the call that runs; later calls raise. Comes before contexts are freed."""
+        """Ends the call that runs and waits for it; later calls raise.
+
+        Comes before the contexts are freed.
+        """
 
     @property
     def closed(self) -> bool: ...
@@ -366,7 +412,10 @@ class Session:
 
     @property
     def last_stats(self) -> Stats:
-        """Since ``start_answer``, as of the last call that ended; any thread may ask."""
+        """Since ``start_answer``, as of the last call that ended, or chunk of a prompt that was read.
+
+        Any thread may ask at any time, without waiting.
+        """
 
     @property
     def total_stats(self) -> Stats:

@@ -7,9 +7,9 @@ namespace dflash::bindings {
 
 namespace py = pybind11;
 
-using Unlocked = py::call_guard<py::gil_scoped_release>;
-
 void register_errors(py::module_& module);
+void register_log(py::module_& module);
+void register_stop(py::module_& module);
 void register_results(py::module_& module);
 void register_verifier(py::module_& module);
 void register_drafter(py::module_& module);

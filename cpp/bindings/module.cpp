@@ -47,6 +47,8 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The speculative loop over llama.cpp contexts.";
   module.def("bind", &bindings::bind, bindings::py::arg("library"), bindings::py::arg("layouts"));
   bindings::register_errors(module);
+  bindings::register_log(module);
+  bindings::register_stop(module);
   bindings::register_results(module);
   bindings::register_verifier(module);
   bindings::register_drafter(module);

@@ -6,9 +6,10 @@
 #include <memory>
 #include <mutex>
 #include <sstream>
-#include <thread>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "bindings/owner.h"
 #include "core/errors.h"
 #include "llama/drafter.h"
 #include "llama/rejection.h"
@@ -40,7 +41,8 @@ std::vector<Token> to_vector(const py::object& tokens) {
 
 /// Ctrl-C ends a long read between two chunks.
 void check_signals() {
-  const py::gil_scoped_acquire locked;
+  const Locked locked;
+  if (!locked) throw Cancelled("the interpreter ends");
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
@@ -60,28 +62,39 @@ llama_sampler* sampler_address(const py::object& sampler) {
 /// A session, one caller at a time, that can be closed before its contexts are freed.
 class Handle {
  public:
-  Handle(LlamaVerifier& verifier, LlamaDrafter* drafter, SessionOptions options)
-      : verifier_(verifier), drafter_(drafter), session_(verifier, drafter, options) {}
+  Handle(LlamaVerifier& verifier, LlamaDrafter* drafter, SessionOptions options,
+         std::shared_ptr<Stop> stop)
+      : verifier_(verifier),
+        drafter_(drafter),
+        owner_(Owner::of(verifier.context())),
+        stop_(std::move(stop)),
+        session_(verifier, drafter, options, stop_) {}
 
-  /// Runs `work` on the session without the GIL, alone.
+  /// Runs `work` on the session without the GIL, alone, after those who came before.
   template <class Work>
   auto run(Work work) {
-    const py::gil_scoped_release unlocked;
-    const Turn turn(*this);
+    const Unlocked unlocked;
+    const Owner::Turn turn(*owner_);
     check_open();
+    const Published at_the_end(*this);
     return work(session_);
   }
 
-  /// Reads of plain fields: with the GIL, and never beside a call that changes them.
+  /// Between two chunks of a read: shows how far it is, and lets Ctrl-C end it.
+  void progress() {
+    publish();
+    check_signals();
+  }
+
+  /// Reads of plain fields, which a closed session still has.
   template <class Read>
   auto read(Read read_field) {
-    refuse_beside_work();
-    const std::unique_lock<std::mutex> alone(mutex_, std::try_to_lock);
-    if (!alone) throw_at_work();
+    const Unlocked unlocked;
+    const Owner::Turn turn(*owner_);
     return read_field(session_);
   }
 
-  /// Statistics as of the last call that ended: to be had at any time, from any thread.
+  /// Statistics as of the last call that ended, or chunk that was read: at any time, in any thread.
   Stats last_stats() {
     const std::lock_guard<std::mutex> alone(stats_mutex_);
     return last_;
@@ -91,18 +104,16 @@ class Handle {
     return total_;
   }
 
-  void cancel() { session_.cancel(); }
+  void cancel() { stop_->request(); }
 
   void close() {
-    const py::gil_scoped_release unlocked;
-    session_.cancel();
-    if (worker_.load() == std::this_thread::get_id()) {
-      // A signal handler between two chunks of a read: that ends before it decodes again.
-      closed_ = true;
-      return;
-    }
-    const std::lock_guard<std::mutex> alone(mutex_);
+    const Unlocked unlocked;
     closed_ = true;
+    stop_->request();
+    // A signal handler between two chunks of a read: that ends before it decodes again.
+    if (owner_->mine()) return;
+    const Owner::Turn turn(*owner_);
+    stop_->clear();
   }
 
   bool closed() const { return closed_; }
@@ -110,29 +121,16 @@ class Handle {
   LlamaDrafter* drafter() const { return drafter_; }
 
  private:
-  /// A call that works on the session; the statistics are published at its end.
-  struct Turn {
-    explicit Turn(Handle& h) : handle(h) {
-      handle.refuse_beside_work();
-      alone = std::unique_lock<std::mutex>(handle.mutex_);  // waits for a field that is read
-      handle.worker_ = std::this_thread::get_id();
-    }
-    ~Turn() {
-      handle.worker_ = std::thread::id();
-      const std::lock_guard<std::mutex> publishing(handle.stats_mutex_);
-      handle.last_ = handle.session_.last_stats();
-      handle.total_ = handle.session_.total_stats();
-    }
+  struct Published {
+    explicit Published(Handle& h) : handle(h) {}
+    ~Published() { handle.publish(); }
     Handle& handle;
-    std::unique_lock<std::mutex> alone;
   };
 
-  void refuse_beside_work() const {
-    if (worker_.load() != std::thread::id()) throw_at_work();
-  }
-
-  [[noreturn]] static void throw_at_work() {
-    throw BackendError("the session is at work in another thread: one call at a time");
+  void publish() {
+    const std::lock_guard<std::mutex> publishing(stats_mutex_);
+    last_ = session_.last_stats();
+    total_ = session_.total_stats();
   }
 
   void check_open() const {
@@ -141,9 +139,9 @@ class Handle {
 
   LlamaVerifier& verifier_;
   LlamaDrafter* drafter_;
+  std::shared_ptr<Owner> owner_;
+  std::shared_ptr<Stop> stop_;
   Session session_;
-  std::mutex mutex_;
-  std::atomic<std::thread::id> worker_{};
   std::mutex stats_mutex_;
   Stats last_;
   Stats total_;
@@ -203,15 +201,17 @@ std::optional<int32_t> width_of(const SessionOptions& options) {
 
 /// What was learned of a pair, or nothing without a drafter.
 std::optional<py::dict> learned(Handle& handle) {
-  return handle.read([](const Session& session) -> std::optional<py::dict> {
+  using Controls = std::optional<Controller>;
+  const Controls controls = handle.read([](const Session& session) {
     const Controller* controller = session.controller();
-    if (controller == nullptr) return {};
-    py::dict out;
-    out["verify"] = controller->costs().verify_table();
-    out["draft"] = controller->costs().draft_table();
-    out["accepted"] = controller->chances().usual();
-    return out;
+    return controller == nullptr ? Controls() : Controls(*controller);
   });
+  if (!controls) return {};
+  py::dict out;
+  out["verify"] = controls->costs().verify_table();
+  out["draft"] = controls->costs().draft_table();
+  out["accepted"] = controls->chances().usual();
+  return out;
 }
 
 void restore(Handle& handle, const std::vector<double>& verify, const std::vector<double>& draft,
@@ -249,7 +249,7 @@ void register_reading(py::class_<Handle>& session) {
           "sync",
           [](Handle& handle, const py::object& tokens) {
             const auto prompt = to_vector(tokens);
-            handle.run([&](Session& s) { s.sync(prompt, check_signals); });
+            handle.run([&](Session& s) { s.sync(prompt, [&] { handle.progress(); }); });
           },
           py::arg("tokens"))
       .def(
@@ -265,7 +265,7 @@ void register_reading(py::class_<Handle>& session) {
             const auto added = to_vector(tokens);
             handle.run([&](Session& s) {
               s.extend(added.data(), static_cast<int32_t>(added.size()),
-                       all_rows ? Rows::all : Rows::last, check_signals);
+                       all_rows ? Rows::all : Rows::last, [&] { handle.progress(); });
             });
           },
           py::arg("tokens"), py::kw_only(), py::arg("all_rows") = false)
@@ -363,12 +363,15 @@ void register_fields(py::class_<Handle>& session) {
 
 void register_session(py::module_& module) {
   py::class_<Handle> session(module, "Session");
-  session.def(
-      py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter, std::optional<int32_t> width) {
-        return std::make_unique<Handle>(verifier, drafter, with_width(width));
-      }),
-      py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
-      py::arg("width") = py::none(), py::keep_alive<1, 2>(), py::keep_alive<1, 3>());
+  session.def(py::init([](LlamaVerifier& verifier, LlamaDrafter* drafter,
+                          std::optional<int32_t> width, std::shared_ptr<Stop> stop) {
+                if (stop == nullptr) stop = std::make_shared<Stop>();
+                return std::make_unique<Handle>(verifier, drafter, with_width(width),
+                                                std::move(stop));
+              }),
+              py::arg("verifier"), py::arg("drafter").none(true) = py::none(), py::kw_only(),
+              py::arg("width") = py::none(), py::arg("stop").none(true) = py::none(),
+              py::keep_alive<1, 2>(), py::keep_alive<1, 3>());
   register_reading(session);
   register_stepping(session);
   register_state(session);

@@ -1,6 +1,8 @@
 #include <pybind11/numpy.h>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "bindings/owner.h"
 #include "core/errors.h"
 #include "llama/answers.h"
 #include "llama/reader.h"
@@ -30,11 +32,30 @@ py::tuple read(LlamaVerifier& verifier, const Tokens& tokens, int32_t top_k) {
   }
   Reading reading;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
+    const auto owner = Owner::of(verifier.context());
+    const Owner::Turn turn(*owner);
     reading = read_text(verifier, tokens.data(), n, top_k);
   }
   return py::make_tuple(matrix(std::move(reading.features), n), matrix(std::move(reading.ids), n),
                         matrix(std::move(reading.log_probs), n));
+}
+
+/// Calls a method of the answers without the GIL, alone in their context.
+template <class Result, class Class, class... Arguments>
+auto alone(Result (Class::*method)(Arguments...)) {
+  return [method](Answers& answers, Arguments... arguments) {
+    const Unlocked unlocked;
+    const auto owner = Owner::of(answers.context());
+    const Owner::Turn turn(*owner);
+    return (answers.*method)(std::move(arguments)...);
+  };
+}
+
+void start(Answers& answers, int32_t slot, std::vector<Token> prompt, int32_t max_tokens,
+           std::uintptr_t sampler, int32_t top_k) {
+  auto* chain = reinterpret_cast<llama_sampler*>(sampler);
+  alone (&Answers::start)(answers, slot, std::move(prompt), max_tokens, chain, top_k);
 }
 
 }  // namespace
@@ -46,18 +67,11 @@ void register_training(py::module_& module) {
              return Answers(from_address<llama_context>(context), n_slots);
            }),
            py::arg("context"), py::arg("n_slots"))
-      .def(
-          "start",
-          [](Answers& answers, int32_t slot, std::vector<Token> prompt, int32_t max_tokens,
-             std::uintptr_t sampler, int32_t top_k) {
-            answers.start(slot, std::move(prompt), max_tokens,
-                          reinterpret_cast<llama_sampler*>(sampler), top_k);
-          },
-          py::arg("slot"), py::arg("prompt"), py::arg("max_tokens"), py::kw_only(),
-          py::arg("sampler") = 0, py::arg("top_k") = 0)
-      .def("run", &Answers::run, py::arg("n_steps"), Unlocked())
+      .def("start", &start, py::arg("slot"), py::arg("prompt"), py::arg("max_tokens"),
+           py::kw_only(), py::arg("sampler") = 0, py::arg("top_k") = 0)
+      .def("run", alone(&Answers::run), py::arg("n_steps"))
       .def("answer", &Answers::answer, py::arg("slot"))
-      .def("free", &Answers::free, py::arg("slot"))
+      .def("free", alone(&Answers::free), py::arg("slot"))
       .def_property_readonly("backend_seconds", &Answers::backend_seconds);
 }
 

@@ -28,6 +28,7 @@ class Answers {
   const std::vector<Token>& answer(int32_t slot) const { return at(slot).answer; }
   /// Frees a slot, its memory included.
   void free(int32_t slot);
+  const llama_context* context() const { return context_; }
   /// Seconds spent inside llama_decode so far.
   double backend_seconds() const { return backend_seconds_; }
 

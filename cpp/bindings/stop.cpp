@@ -1,0 +1,27 @@
+#include "core/stop.h"
+
+#include <memory>
+
+#include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "llama/api.h"
+
+namespace dflash::bindings {
+
+void register_stop(py::module_& module) {
+  py::class_<Stop, std::shared_ptr<Stop>>(module, "Stop")
+      .def(py::init<>())
+      .def("request", &Stop::request)
+      .def("clear", &Stop::clear)
+      .def_property_readonly("requested", &Stop::requested)
+      .def(
+          "watch",
+          [](const Stop& stop, std::uintptr_t context) {
+            api().llama_set_abort_callback(from_address<llama_context>(context), &Stop::asked,
+                                           stop.flag());
+          },
+          py::arg("context"));
+  module.def("prepare_exit", &prepare_exit, py::arg("seconds"));
+}
+
+}  // namespace dflash::bindings
