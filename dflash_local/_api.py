@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 
 import llama_cpp
 
 from . import _core
 
+# A decode on a device cannot be cut short; one that takes longer is not waited for at exit.
+_EXIT_SECONDS = 5.0
+
 #: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
 OLDEST_LLAMA_CPP = "0.3.36"
 
 
 def connect() -> None:
-    """Fills the function table of ``_core``.
+    """Fills the function table of ``_core``, and takes libllama's log.
 
     Raises:
         ImportError: a function is missing, or a struct has another layout.
@@ -27,6 +31,11 @@ def connect() -> None:
             f"llama-cpp-python {llama_cpp.__version__} does not fit dflash-local: {error}. "
             f"Install a version that does: pip install 'llama-cpp-python>={OLDEST_LLAMA_CPP}'"
         ) from error
+    from . import llama_log  # it needs the table
+
+    llama_log.install()
+    # Threads that are in _core when the interpreter ends would end the process.
+    atexit.register(_core.prepare_exit, _EXIT_SECONDS)
 
 
 def _layout(struct: type[ctypes.Structure]) -> list[int]:

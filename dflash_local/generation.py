@@ -13,19 +13,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._core import Session
     from .llama import Llama
+    from .turns import Turn
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
 
 
-def without_proposals(tokens: TokenGenerator) -> TokenGenerator:
-    """The same tokens; what is sent is dropped.
+def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
+    """The parent's own tokens, without a drafter.
 
-    The parent needs logits of all rows to verify what it is sent, and ends the process without.
+    What is sent is dropped unless the logits of all rows are kept: the parent needs them to verify
+    it, and ends the process without.
     """
-    with closing(tokens):
-        for token in tokens:
-            _sent = yield token
+    sent: Sequence[int] | None = None
+    with closing(parents):
+        while True:
+            with llm._alone(turn):
+                try:
+                    token = next(parents) if sent is None else parents.send(sent)
+                except StopIteration:
+                    return
+            sent = yield token
+            if not llm._logits_all:
+                sent = None
 
 
 def by_step(
@@ -33,7 +43,7 @@ def by_step(
     session: Session,
     sampler: Any,
     stopping_criteria: StoppingCriteria | None,
-    turn: object,
+    turn: Turn,
 ) -> TokenGenerator:
     """Whole steps in C++; the tokens of a step are handed out afterwards.
 
@@ -69,7 +79,7 @@ def by_row(
     session: Session,
     sampler: Any,
     stopping_criteria: StoppingCriteria | None,
-    turn: object,
+    turn: Turn,
 ) -> TokenGenerator:
     """The same steps row by row, for callers with a say in each token.
 

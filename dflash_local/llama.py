@@ -7,21 +7,21 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llama_cpp
 import numpy as np
 
-from . import _core, generation, pairing, seam
+from . import _core, generation, pairing, parent, seam
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .hub import fingerprint
 from .learned import Learned
 from .state import LlamaState
 from .stats import SessionStats
-from .turns import Turns
+from .turns import Turn, Turns
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
@@ -33,7 +33,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _locked(method: _Method) -> _Method:
-    """The method has the model for itself: a second thread gets an error."""
+    """The method has the model for itself: a second thread waits for its turn."""
 
     @functools.wraps(method)
     def locked(self: Llama, *args: Any, **kwargs: Any) -> Any:
@@ -71,12 +71,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
+        turn_timeout: seconds that a call waits while another thread's call or answer is at work;
+            None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier.
         BackendError: libllama could not load it.
+
+    What libllama logs goes to Python's logging, logger ``dflash_local``.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
         sampling: str = "exact",
+        turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -93,7 +98,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._ctx: Any
         self.input_ids: Any
         self.scores: Any
-        self._turns = Turns()
+        self._stop = _core.Stop()
+        self._turns = Turns(self._stop, turn_timeout)
         self._session: _core.Session | None = None
         self._learned: Learned | None = None
         self._width = _checked_width(width)
@@ -102,11 +108,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
-        super().__init__(os.fspath(model_path), verbose=verbose, **kwargs)
-        if info is None:
-            return
         try:
-            self._attach(info)
+            parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+            if info is not None:
+                self._attach(info)
+            if self._session is None:
+                seam.watch(self, self._stop)
         except BaseException:
             self.close()
             raise
@@ -114,11 +121,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _attach(self, info: DrafterInfo) -> None:
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
-        rows = seam.remake_context(self, info)
-        if not seam.can_take_back(self, info.max_width):
+        rows = seam.remake_context(self, info, self._width)
+        if rows == 0:
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
-                "verifier's architecture, so drafts cannot be verified on it: decoding plainly"
+                "verifier, so drafts cannot be verified on it (its architecture keeps no snapshots, "
+                "or n_batch or n_ubatch is below 3): decoding plainly"
             )
             return
         self._session = seam.open_session(self, info, rows, self._width)
@@ -128,8 +136,19 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if self._width is None:
             self._learned = Learned(seam.pair_key(self, info))
             self._learned.begin(self._session)
-        if self._width is not None and self._width > info.max_width:
-            self._warn(f"width {self._width}: the drafter's block gives {info.max_width} at most")
+        self._warn_of_width(info.max_width)
+
+    def _warn_of_width(self, widest: int) -> None:
+        if self._width is None or self._session is None:
+            return
+        most = self._session.verifier.max_rows - 1
+        if self._width > widest:
+            self._warn(f"width {self._width}: the drafter's block gives {widest} at most")
+        elif self._width > most:
+            self._warn(
+                f"width {self._width}: this context verifies {most} drafts at most; load it with "
+                "this width, and n_batch and n_ubatch of at least 2 more"
+            )
 
     # ---- what users see of it --------------------------------------------------------------
 
@@ -148,6 +167,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._width = _checked_width(width)
         if self._session is not None:
             self._session.width = width
+            self._warn_of_width(self._max_block - 1)
+
+    @property
+    def turn_timeout(self) -> float | None:
+        """Seconds that a call waits for another thread's; None: until it has ended."""
+        return self._turns.timeout
+
+    @turn_timeout.setter
+    def turn_timeout(self, seconds: float | None) -> None:
+        self._turns.timeout = seconds
 
     @property
     def sampling(self) -> str:
@@ -167,6 +196,24 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return SessionStats(_core.Stats(), _core.Stats())
         return SessionStats(self._session.last_stats, self._session.total_stats)
 
+    def cancel(self, *, wait: bool = False, timeout: float | None = None) -> bool:
+        """Stops the answer or the call that is at work, in whatever thread; see docs/threads.md.
+
+        It raises ``Cancelled`` there: a decode on the CPU is cut short, elsewhere the chunk or step
+        that runs is the last one. Model and memory stay as they were before that decode. Calls that
+        wait for their turn are not cancelled; the next one begins as soon as this one has ended.
+        From a signal handler call it without waiting.
+
+        Args:
+            wait: return when no other thread is at work any more.
+            timeout: seconds to wait at most.
+
+        Returns:
+            Whether no other thread is at work, where it was waited for; else True.
+        """
+        self._turns.cancel()
+        return self._turns.wait_until_free(timeout) if wait else True
+
     def __enter__(self) -> Llama:
         return self
 
@@ -180,30 +227,34 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        if session is None:
-            parents = super().generate(tokens, *args, **kwargs)
-            yield from parents if self._logits_all else generation.without_proposals(parents)
-            return
-        bound = _GENERATE.bind(self, tokens, *args, **kwargs)
-        bound.apply_defaults()
-        options = bound.arguments
-        with self._alone():
-            sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
-            self._sampler = sampler
-            self._begin(session, list(tokens), reset=options["reset"])
-            turn = self._turns.current
-        by_row = self._logits_all or options["logits_processor"] is not None
-        form = generation.by_row if by_row else generation.by_step
-        yield from form(self, session, sampler, options["stopping_criteria"], turn)
+        with self._turns.alone():
+            turn = self._turns.begin(answer=True)
+        try:
+            if session is None:
+                parents = super().generate(tokens, *args, **kwargs)
+                yield from generation.plainly(self, parents, turn)
+                return
+            bound = _GENERATE.bind(self, tokens, *args, **kwargs)
+            bound.apply_defaults()
+            options = bound.arguments
+            with self._turns.alone(turn):
+                sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
+                self._sampler = sampler
+                self._begin(session, list(tokens), reset=options["reset"])
+            by_row = self._logits_all or options["logits_processor"] is not None
+            form = generation.by_row if by_row else generation.by_step
+            yield from form(self, session, sampler, options["stopping_criteria"], turn)
+        finally:
+            self._turns.end(turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
-        self._turns.begin()
         self._align(session)
         session.start_answer()
         if reset:
             self.n_tokens = session.keep_prefix(tokens)
             tokens = tokens[self.n_tokens :]
-        self.eval(tokens)
+        self._read(session, tokens)
+        self._align(session)
         self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
         if session.features_missing:
             self._warn(
@@ -220,18 +271,29 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if 0 < session.n_past - session.n_features <= self._max_block:
             tokens = session.tokens[: session.n_past]
             self.n_tokens = session.rewind(session.n_features)
-            self.eval(tokens[self.n_tokens :])
+            self._read(session, tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.eval)
     @_locked
     def eval(self, tokens: Sequence[int]) -> None:
         session = self._session
         if session is None:
-            super().eval(tokens)
+            self._read_plainly(tokens)
             return
         self._turns.begin()
         self._align(session)
+        self._read(session, tokens)
+
+    def _read_plainly(self, tokens: Sequence[int]) -> None:
+        if self._turns.outermost:
+            self._turns.begin()
+        for start in range(0, max(1, len(tokens)), self.n_batch):
+            self._turns.check_cancelled()
+            super().eval(tokens[start : start + self.n_batch])
+
+    def _read(self, session: _core.Session, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), self.n_batch):
+            self._turns.check_cancelled()
             chunk = list(tokens[start : start + self.n_batch])
             session.extend(chunk, all_rows=self._logits_all)
             end = self.n_tokens + len(chunk)
@@ -249,23 +311,26 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def sample(self, *args: Any, **kwargs: Any) -> int:
         session = self._session
         if session is not None and self.n_tokens > 0:
+            self._align(session)
+            if not session.logits_live:
+                self._turns.begin()  # reading again takes the model from a generator
             self._refresh_logits(session)
         return int(super().sample(*args, **kwargs))
 
     def _refresh_logits(self, session: _core.Session) -> None:
         """After a block the last logits may be a rejected draft's: reads the last token again."""
-        self._align(session)
         if not session.logits_live:
             tokens = self.input_ids[: self.n_tokens].tolist()
             self.n_tokens = session.keep_prefix(tokens)
-            self.eval(tokens[self.n_tokens :])
+            self._read(session, tokens[self.n_tokens :])
 
     @_as_in_parent(llama_cpp.Llama.reset)
     @_locked
     def reset(self) -> None:
+        if self._session is not None or self._turns.outermost:
+            self._turns.begin()
         super().reset()
         if self._session is not None:
-            self._turns.begin()
             self._session.align([])
 
     @_as_in_parent(llama_cpp.Llama.embed)
@@ -280,20 +345,22 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._ctx.kv_cache_clear()
             self.reset()
 
-    @_locked
     def save_state(self) -> llama_cpp.LlamaState:
         """As the parent's; with a drafter, a ``LlamaState`` that holds its memory as well."""
         session = self._session
-        if session is None:
-            return super().save_state()
-        # Nothing is brought in line here: a generator may be running, in the middle of a block.
-        return LlamaState(
-            super().save_state(),
-            drafter_id=self._drafter_id,
-            drafter_state=session.save_drafter(),
-            n_features=min(session.n_features, self._n_agreed(session)),
-            contiguous=not session.features_missing,
-        )
+        with self._turns.alone(reading=True):
+            if session is None:
+                return super().save_state()
+            # Nothing is brought in line here: a generator may be running, in the middle of a block.
+            # The drafter's part comes first: it ends what a memory that goes back once put off.
+            drafter_state = session.save_drafter()
+            return LlamaState(
+                super().save_state(),
+                drafter_id=self._drafter_id,
+                drafter_state=drafter_state,
+                n_features=min(session.n_features, self._n_agreed(session)),
+                contiguous=not session.features_missing,
+            )
 
     @_as_in_parent(llama_cpp.Llama.load_state)
     @_locked
@@ -323,29 +390,36 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._catch_up(session)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"drafter": self.drafter_path, "width": self._width, "sampling": self._sampling}
+        own = {
+            "drafter": self.drafter_path,
+            "width": self._width,
+            "sampling": self._sampling,
+            "turn_timeout": self.turn_timeout,
+        }
         return {**super().__getstate__(), **own}
 
-    @_as_in_parent(llama_cpp.Llama.close)
     def close(self) -> None:
-        if self._session is not None:
-            self._session.cancel()
-        with self._turns.waiting():  # another thread's step comes to its end
-            if self._learned is not None and self._session is not None:
-                self._learned.keep(self._session)
-            super().close()
+        """Frees the models. What is at work in another thread is cancelled and waited for.
+
+        Called by the thread that is at work, in a hook or a signal handler, it takes effect when
+        that call ends. Later calls raise ``BackendError``.
+        """
+        self._turns.close(self._free)
+
+    def _free(self) -> None:
+        if self._learned is not None and self._session is not None:
+            self._learned.keep(self._session)
+        super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 
-    def _alone(self, turn: object = None) -> contextlib.AbstractContextManager[None]:
-        """Has the model for itself; see ``Turns.alone``. The parent's methods never had."""
-        return contextlib.nullcontext() if self._session is None else self._turns.alone(turn)
+    def _alone(self, turn: Turn | None = None) -> contextlib.AbstractContextManager[None]:
+        """Has the model for itself; see ``Turns.alone``."""
+        return self._turns.alone(turn)
 
-    @contextlib.contextmanager
-    def _if_still(self, turn: object) -> Iterator[bool]:
+    def _if_still(self, turn: Turn) -> contextlib.AbstractContextManager[bool]:
         """Whether it is still the generator's turn: else who took it brings all in line."""
-        with self._turns.if_still(turn) as mine:
-            yield mine and self._session is not None and not self._session.closed
+        return self._turns.if_still(turn)
 
     def _align(self, session: _core.Session) -> None:
         """Tells the session what the parent's fields say: chat handlers write them directly."""

@@ -41,26 +41,43 @@ def verifier_info(llm: Llama) -> VerifierInfo:
     )
 
 
-def remake_context(llm: Llama, info: DrafterInfo) -> int:
-    """Makes the verifier's context again, for blocks; gives the rows of logits that it holds."""
+def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int:
+    """Makes the verifier's context again, for blocks.
+
+    Args:
+        width: drafts a step that were asked for; None: as many as the drafter gives.
+
+    Returns:
+        The rows of logits that it holds: those that a step may verify. 0 where its memory cannot
+        take back a single token.
+    """
     llm._ctx.close()
     params = llm.context_params
+    n_drafts = info.max_width if width is None else min(width, info.max_width)
     rows = int(llm.n_batch)
     if not (llm._logits_all or params.embeddings):
         # Rows for a block instead of a whole batch: they take n_vocab floats each.
         rows = params.n_outputs_max = min(info.max_width + 1, rows)
     if _is_recurrent(llm):
-        # Such a memory takes back only what it holds snapshots of.
-        params.n_rs_seq = info.max_width
+        # Such a memory takes back only what it holds snapshots of, and each is as large as its
+        # state. libllama asserts that they and two tokens more fit in one n_ubatch.
+        params.n_rs_seq = max(0, min(n_drafts, params.n_ubatch - 2, params.n_batch - 2))
     context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     llm._ctx = llm._stack.enter_context(contextlib.closing(context))
     _apply_lora(llm)
-    return rows
+    if not _is_recurrent(llm):
+        return rows
+    n_snapshots = int(llama_cpp.llama_n_rs_seq(llm._ctx.ctx))
+    return 0 if n_drafts > 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
 
 
-def can_take_back(llm: Llama, n_tokens: int) -> bool:
-    """Whether the verifier's memory can drop that many tokens at its end."""
-    return not _is_recurrent(llm) or llama_cpp.llama_n_rs_seq(llm._ctx.ctx) >= n_tokens
+def watch(llm: Llama, stop: _core.Stop) -> None:
+    """Has a verifier without a drafter look at ``stop`` while it decodes.
+
+    A recurrent state would be lost when a decode breaks off: such a verifier ends its chunk.
+    """
+    if not _is_recurrent(llm):
+        stop.watch(address(llm._ctx.ctx))
 
 
 def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) -> _core.Session:
@@ -72,7 +89,7 @@ def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) ->
     verifier = _core.Verifier(
         address(llm._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
     )
-    session = _core.Session(verifier, drafter.core, width=width)
+    session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
     return session
 

@@ -1,57 +1,230 @@
-"""Who may use a model: one thread at a time, and one generator until something else begins."""
+"""Whose turn it is: one thread works with a model at a time, and one answer until it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
-from .errors import BackendError
+from ._core import Stop
+from .errors import BackendError, Cancelled, DFlashError
+
+
+class Turn:
+    """One request: an answer, from its prompt to its last token, or a single call."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
 
 
 class Turns:
-    """A turn begins with each request; a generator goes on only while the turn is its own."""
+    """Lets one thread in at a time, in the order in which they came.
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.current = object()
+    An answer keeps its turn between its tokens, while the caller holds its generator. Calls from
+    other threads wait until it ends. A call from the thread that took the last token can only mean
+    that the answer is given up: it takes over, since waiting would be waiting for itself.
 
-    def begin(self) -> None:
-        """Ends the turn of whatever ran before."""
-        self.current = object()
+    Args:
+        stop: ends the work inside ``_core`` and libllama.
+        timeout: seconds that a call waits for its turn; None: as long as it takes.
+    """
+
+    def __init__(self, stop: Stop, timeout: float | None = None) -> None:
+        self.timeout = timeout
+        self.current = Turn()
+        self._stop = stop
+        self._changed = threading.Condition()  # over an RLock: signal handlers come here too
+        self._waiting: deque[object] = deque()
+        self._worker: int | None = None  # the thread that is inside, so many calls deep
+        self._depth = 0
+        self._answer: Turn | None = None  # begun, and not ended
+        self._answer_thread: int | None = None  # that went on with it last
+        self._cancellable = False  # the call that is inside
+        self._closed = False
+        self._when_free: Callable[[], None] | None = None
+
+    # ---- inside --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def alone(self, turn: object = None) -> Iterator[None]:
-        """The caller's thread has the model for itself, in ``turn`` if one is given.
+    def alone(self, turn: Turn | None = None, *, reading: bool = False) -> Iterator[None]:
+        """The caller's thread has the model for itself, after those who came before.
+
+        Args:
+            turn: goes on with this answer.
+            reading: does not disturb an answer, so it comes in between two of its tokens.
 
         Raises:
-            BackendError: another thread has it, or the turn is over.
+            Cancelled: the answer was cancelled.
+            BackendError: the answer's turn is over, the model was closed, or the time is up.
         """
-        if not self._lock.acquire(blocking=False):
-            raise BackendError("the model is at work in another thread: one call at a time")
+        with self._changed:
+            self._check(turn)
+            self._wait(turn, reading)
+            self._check(turn)
+            if self._depth == 0:
+                self._cancellable = not reading
+                if turn is None and self._answer is None:
+                    self._stop.clear()  # what was cancelled has ended
+            if turn is not None:
+                self._answer_thread = threading.get_ident()
+            self._enter()
         try:
-            if turn not in (None, self.current):
-                raise BackendError(
-                    "the model was used for something else while this generator was running: "
-                    "finish or close a generator before the next call"
-                )
             yield
+        except RuntimeError as error:
+            # A decode of llama_cpp's own that was cut short is told by its number only.
+            if isinstance(error, DFlashError) or not self.current.cancelled:
+                raise
+            raise Cancelled("the call was cancelled") from error
         finally:
-            self._lock.release()
+            self._leave()
+
+    @property
+    def outermost(self) -> bool:
+        """Whether the caller is inside by one call only, not by another one in it."""
+        return self._depth == 1
+
+    def check_cancelled(self) -> None:
+        """Raises ``Cancelled`` where what is at work was cancelled; called inside."""
+        if self.current.cancelled:
+            raise Cancelled("the call was cancelled")
+
+    def begin(self, *, answer: bool = False) -> Turn:
+        """Ends the turn of whatever ran before; called inside.
+
+        Args:
+            answer: the turn stays open until ``end``, also while nobody is inside.
+        """
+        self.current = Turn()
+        self._stop.clear()
+        self._answer = self.current if answer else None
+        self._answer_thread = threading.get_ident()
+        return self.current
+
+    def end(self, turn: Turn) -> None:
+        """The answer has ended; others may come in."""
+        with self._changed:
+            if self._answer is turn:
+                self._answer = None
+                self._changed.notify_all()
 
     @contextlib.contextmanager
-    def if_still(self, turn: object) -> Iterator[bool]:
+    def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
-        if not self._lock.acquire(blocking=False):
-            yield False
-            return
+        with self._changed:
+            mine = self.current is turn and self._worker in (None, threading.get_ident())
+            mine = mine and not self._closed
+            if mine:
+                self._enter()
         try:
-            yield self.current is turn
+            yield mine
         finally:
-            self._lock.release()
+            if mine:
+                self._leave()
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """As ``alone``, after waiting for the thread that is at work."""
-        with self._lock:
-            yield
+    # ---- from outside --------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Ends the answer, or the call that is inside; does not wait. For any thread."""
+        with self._changed:
+            inside = self._worker is not None and self._cancellable
+            if not inside and self._answer is None:
+                return
+            self.current.cancelled = True
+            self._answer = None
+            if inside:
+                self._stop.request()
+            self._changed.notify_all()
+
+    def wait_until_free(self, timeout: float | None = None) -> bool:
+        """Waits until no other thread is inside; gives whether that came within the time."""
+        me = threading.get_ident()
+        with self._changed:
+            return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
+
+    def close(self, free: Callable[[], None]) -> None:
+        """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
+
+        Where the caller itself is inside, in a hook or a signal handler, that is when it leaves.
+        """
+        with self._changed:
+            self._closed = True
+            self._answer = None
+            if self._worker is not None:
+                self.current.cancelled = True
+                self._stop.request()
+            self._changed.notify_all()
+            if self._worker == threading.get_ident():
+                self._when_free = free
+                return
+            self.wait_until_free()
+            self._enter()
+        try:
+            free()
+        finally:
+            self._leave()
+
+    # ---- under the lock ------------------------------------------------------------------------
+
+    def _check(self, turn: Turn | None) -> None:
+        if self._closed:
+            raise BackendError("the model is closed")
+        if turn is None:
+            return
+        if turn.cancelled:
+            raise Cancelled("the answer was cancelled")
+        if turn is not self.current:
+            raise BackendError(
+                "the model was used for something else while this generator was running: "
+                "finish or close a generator before the next call"
+            )
+
+    def _wait(self, turn: Turn | None, reading: bool) -> None:
+        ticket = object()
+        self._waiting.append(ticket)
+        try:
+            free = self._changed.wait_for(
+                lambda: self._closed or self._is_free(ticket, turn, reading), self.timeout
+            )
+        finally:
+            self._waiting.remove(ticket)
+            self._changed.notify_all()
+        if not free:
+            raise BackendError(
+                f"the model is at work in another thread, and was for {self.timeout:g} s: wait "
+                "longer (turn_timeout), or stop it with cancel()"
+            )
+
+    def _is_free(self, ticket: object, turn: Turn | None, reading: bool) -> bool:
+        me = threading.get_ident()
+        if self._worker is not None:
+            return self._worker == me
+        if turn is not None or reading:
+            return True
+        if self._answer is not None:
+            return self._answer_thread == me
+        return self._waiting[0] is ticket
+
+    def _enter(self) -> None:
+        self._worker = threading.get_ident()
+        self._depth += 1
+
+    def _leave(self) -> None:
+        free = None
+        with self._changed:
+            if self._depth == 1:
+                free, self._when_free = self._when_free, None
+            if free is None:
+                self._step_out()
+        if free is not None:
+            try:
+                free()
+            finally:
+                self._step_out()
+
+    def _step_out(self) -> None:
+        with self._changed:
+            self._depth -= 1
+            if self._depth == 0:
+                self._worker = None
+                self._changed.notify_all()

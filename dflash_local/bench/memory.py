@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import re
 from dataclasses import dataclass, field
 
-import llama_cpp
 import psutil
+
+from dflash_local.llama_log import listening
 
 _MIB = 1 << 20
 _BUFFER = re.compile(r"(KV|RS|compute|output) buffer size = +([\d.]+) MiB")
@@ -46,7 +47,7 @@ class Memory:
 
 
 class LoadLog:
-    """Reads libllama's log while models are loaded; its log callback is put back afterwards.
+    """Reads libllama's log while this thread loads models.
 
     Attributes:
         contexts: in the order they were made, those that were closed again among them.
@@ -56,25 +57,14 @@ class LoadLog:
     def __init__(self) -> None:
         self.contexts: list[ContextMemory] = []
         self.devices: list[str] = []
-        self._pending = ""
-        self._callback = llama_cpp.llama_log_callback(self._keep)
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> LoadLog:
-        self._previous = llama_cpp.llama_log_callback()
-        self._user_data = ctypes.c_void_p()
-        llama_cpp.llama_log_get(ctypes.byref(self._previous), ctypes.byref(self._user_data))
-        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p())
+        self._stack.enter_context(listening(lambda _level, line: self.read(line)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        llama_cpp.llama_log_set(self._previous, self._user_data)
-
-    def _keep(self, _level: int, text: bytes, _user_data: object) -> None:
-        # A line may come in pieces.
-        self._pending += text.decode("utf-8", "replace")
-        *lines, self._pending = self._pending.split("\n")
-        for line in lines:
-            self.read(line)
+        self._stack.close()
 
     def read(self, line: str) -> None:
         """Takes in one line of the log."""
