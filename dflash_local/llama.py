@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 
 from . import _core, generation, pairing, seam
+from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .hub import fingerprint
@@ -103,6 +104,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         super().__init__(os.fspath(model_path), verbose=verbose, **kwargs)
+        if not kwargs.get("tokenizer"):
+            self.tokenizer_ = Tokenizer(self)
         if info is None:
             return
         try:
@@ -174,6 +177,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.close()
 
     # ---- the parent's methods --------------------------------------------------------------
+
+    @_as_in_parent(llama_cpp.Llama.tokenizer)
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self)
 
     @_as_in_parent(llama_cpp.Llama.generate)
     def generate(
