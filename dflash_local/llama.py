@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import llama_cpp
 import numpy as np
 
-from . import _core, generation, pairing, seam
+from . import _core, arguments, generation, pairing, seam
 from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
@@ -100,6 +100,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._width = _checked_width(width)
         self.sampling = sampling
         self._warned: set[str] = set()
+        if ignored := arguments.unknown(kwargs, _ARGUMENTS):
+            self._warn(f"{ignored}: ignored")
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
@@ -385,6 +387,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+_ARGUMENTS = arguments.names(llama_cpp.Llama.__init__, Llama.__init__)
 
 
 def _checked_width(width: int | None) -> int | None:
