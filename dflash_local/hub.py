@@ -26,17 +26,27 @@ _HASHED_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
-    """The folder for files made once per user: $DFLASH_LOCAL_CACHE, else the platform's own."""
+    """The folder for files made once per user: $DFLASH_LOCAL_CACHE, else the platform's own.
+
+    Raises:
+        ModelError: nobody says where it is, and the user has no home folder.
+    """
     own = os.environ.get("DFLASH_LOCAL_CACHE")
-    if own:
-        return Path(own).expanduser()
+    try:
+        return Path(own).expanduser() if own else _platform_cache() / "dflash-local"
+    except RuntimeError as error:  # in a container a user may be a mere number
+        raise ModelError(
+            f"there is no place for the cache folder: {error} Set DFLASH_LOCAL_CACHE to a folder "
+            "that can be written"
+        ) from error
+
+
+def _platform_cache() -> Path:
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "dflash-local"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def demo_source() -> Path:
@@ -65,7 +75,7 @@ def demo_verifier() -> Path:
     """
     source = demo_source()
     target = cache_dir() / f"{DEMO_NAME}-bf16-{fingerprint(source)}.gguf"
-    if not target.is_file():
+    if not _is_file(target):
         requantize(source, target, llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
     return target
 
@@ -100,6 +110,13 @@ def requantize(source: Path, target: Path, file_type: int) -> None:
         _move_into_place(source, temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be searched
+        return False
 
 
 def _only_match(folder: Path, pattern: str, advice: str) -> Path:
@@ -147,7 +164,7 @@ def _move_into_place(source: Path, temporary: Path, target: Path) -> None:
         temporary.replace(target)
     except OSError as error:
         # Windows refuses while another process has it open; that one then made the same file.
-        if not target.is_file():
+        if not _is_file(target):
             raise _not_written(source, target, str(error)) from error
 
 

@@ -16,6 +16,7 @@ from dflash_local.pairing import pair_problems
 
 from ..reading.fields import raise_problems
 from ..reading.gguf_tensors import row_pieces, stored_rows, tensor_type
+from ..reading.paths import expanded
 from ..reading.safetensors_file import Array
 from ..verifiers.pair_files import verifier_info
 from ..verifiers.verifier import Verifier, read_verifier
@@ -74,7 +75,7 @@ def migrate(
         ModelError: it cannot be migrated; every reason is listed. Nothing is left behind.
         DFlashError: nothing to do, or the output would replace what is being read.
     """
-    drafter = _open(Path(old).expanduser())
+    drafter = _open(expanded(old))
     target = None if verifier is None else read_verifier(verifier)
     ids = None if target_layer_ids is None else tuple(target_layer_ids)
     choices = Choices(mask_token, ids, attention)
@@ -222,7 +223,7 @@ def _warnings(drafter: Drafter, verifier: Verifier | None) -> Iterator[str]:
 
 
 def _output_path(old: Path, verifier: Verifier | None, output: StrPath) -> Path:
-    path = Path(output).expanduser().absolute()
+    path = expanded(output).absolute()
     if path.is_dir():
         path = path / old.name
     if not path.parent.is_dir():
