@@ -22,6 +22,7 @@ from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
 from .pairing import DrafterInfo, VerifierInfo
+from .token_lists import token_types
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -38,6 +39,7 @@ def verifier_info(llm: Llama) -> VerifierInfo:
         n_layer=llama_cpp.llama_model_n_layer(llm._model.model),
         tokens=header.get("tokenizer.ggml.tokens") or [],
         chat_template=template if isinstance(template, str) else None,
+        token_types=token_types(header),
     )
 
 
