@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from . import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
+from .machine_key import machine_key
 from .pairing import DrafterInfo, VerifierInfo
 from .token_lists import token_types
 
@@ -86,12 +85,7 @@ def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
         "verifier": fingerprint(Path(llm.model_path)),
         "drafter": fingerprint(info.path),
         "llama-cpp-python": llama_cpp.__version__,
-        "machine": [
-            llama_cpp.llama_print_system_info().decode(),
-            os.cpu_count(),
-            platform.machine(),
-            platform.node(),
-        ],
+        "machine": machine_key(),
         "threads": [llm.n_threads, llm.n_threads_batch],
         "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
         "context": [
