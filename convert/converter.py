@@ -18,6 +18,7 @@ from .layouts.names import Match, match
 from .layouts.vocabulary import draft_id_problems
 from .metadata import general_keys
 from .reading.fields import raise_problems
+from .reading.paths import expanded
 from .reading.source import Source, open_source
 from .verifiers.find import find_verifier
 from .verifiers.pair import pair_problems, uses_mrope
@@ -163,7 +164,7 @@ def _names(matches: Iterable[Match]) -> set[str]:
 
 
 def _output_path(source: Source, verifier: Verifier, output: StrPath | None, outtype: str) -> Path:
-    path = source.output_folder if output is None else Path(output).expanduser().absolute()
+    path = source.output_folder if output is None else expanded(output).absolute()
     if path.is_dir():
         path = path / f"{source.name}-{outtype}.gguf"
     if not path.parent.is_dir():

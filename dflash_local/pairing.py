@@ -14,6 +14,7 @@ from typing import Any
 
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import ModelError
+from .token_lists import TokenList, differences, shown
 
 __all__ = ["DrafterInfo", "VerifierInfo", "check_pair", "read_drafter"]
 
@@ -41,6 +42,12 @@ class VerifierInfo:
     n_layer: int
     tokens: Sequence[bytes] = field(repr=False)
     chat_template: str | None = field(default=None, repr=False)
+    token_types: Sequence[int] = field(default=(), repr=False)
+
+    @property
+    def vocabulary(self) -> TokenList:
+        """Its tokens, to be compared."""
+        return TokenList(self.tokens, self.token_types)
 
 
 def check_pair(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
@@ -107,25 +114,44 @@ def _layer_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
 
 
 def _vocabulary_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
-    ours, theirs = drafter.tokens, verifier.tokens
-    if len(ours) != len(theirs):
-        return [f"vocabulary: the drafter has {len(ours)} tokens, the verifier {len(theirs)}"]
-    different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    ours, theirs = drafter.vocabulary, verifier.vocabulary
+    sizes = len(ours.texts), len(theirs.texts)
+    if sizes[0] != sizes[1]:
+        # Padding at the end or not: with a borrowed head libllama cuts the verifier's rows of
+        # logits by the drafter's size, and ends the process where it reads past them.
+        return [
+            f"vocabulary: the drafter has {sizes[0]} tokens, the verifier {sizes[1]}; use the "
+            "drafter that was made for this verifier, or convert it again with its GGUF"
+        ]
+    different = differences(ours, theirs, [drafter.mask_token]).text
     if not different:
         return []
-    first = different[0]
     return [
-        f"vocabulary: {len(different)} of {len(ours)} tokens differ, the first is token {first}: "
-        f"{_show(ours[first])} in the drafter, {_show(theirs[first])} in the verifier"
+        f"vocabulary: {len(different)} of {sizes[0]} tokens differ, the first is "
+        f"{shown(ours, theirs, different[0])}"
     ]
-
-
-def _show(token: bytes) -> str:
-    return repr(token.decode("utf-8", errors="backslashreplace"))
 
 
 def pair_warnings(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
     """What works, but was not what the drafter was trained for, a line each."""
+    return [*_vocabulary_warnings(drafter, verifier), *_template_warnings(drafter, verifier)]
+
+
+def _vocabulary_warnings(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
+    ours, theirs = drafter.vocabulary, verifier.vocabulary
+    if len(ours.texts) != len(theirs.texts):
+        return []  # a problem
+    found = differences(ours, theirs, [drafter.mask_token])
+    if found.text or not found.other:
+        return []
+    return [
+        f"{len(found.other)} of {len(ours.texts)} tokens have other names in the drafter than in "
+        f"the verifier, the first is {shown(ours, theirs, found.other[0])}. All of them are "
+        "control, unused or padding tokens: expect fewer accepted drafts where they are used"
+    ]
+
+
+def _template_warnings(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
     ours, theirs = drafter.chat_template, verifier.chat_template
     if ours is None or theirs is None or ours == theirs:
         return []

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,9 @@ from . import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
+from .machine_key import machine_key
 from .pairing import DrafterInfo, VerifierInfo
+from .token_lists import token_types
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -38,6 +38,7 @@ def verifier_info(llm: Llama) -> VerifierInfo:
         n_layer=llama_cpp.llama_model_n_layer(llm._model.model),
         tokens=header.get("tokenizer.ggml.tokens") or [],
         chat_template=template if isinstance(template, str) else None,
+        token_types=token_types(header),
     )
 
 
@@ -101,12 +102,7 @@ def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
         "verifier": fingerprint(Path(llm.model_path)),
         "drafter": fingerprint(info.path),
         "llama-cpp-python": llama_cpp.__version__,
-        "machine": [
-            llama_cpp.llama_print_system_info().decode(),
-            os.cpu_count(),
-            platform.machine(),
-            platform.node(),
-        ],
+        "machine": machine_key(),
         "threads": [llm.n_threads, llm.n_threads_batch],
         "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
         "context": [

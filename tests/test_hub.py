@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 import pytest
 
 from dflash_local import ModelError, hub
@@ -73,6 +75,50 @@ def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
         file.write_bytes(content)
         names.add(hub.fingerprint(file))
     assert len(names) == 3
+
+
+def test_a_fine_tune_of_equal_size_head_and_tail_is_another_model(tmp_path: Path) -> None:
+    """Each layer of a model of 24 MiB, trained further and all else left as it is."""
+    n_layers, layer = 8, 2 << 20
+    rng = np.random.default_rng(0)
+    content = rng.integers(0, 256, (n_layers + 4) * layer, np.uint8)
+    file = tmp_path / "model.gguf"
+    seen = set()
+    for trained in range(n_layers + 1):
+        weights = content.copy()
+        if trained < n_layers:
+            weights[(trained + 2) * layer :][:layer] ^= 1
+        file.write_bytes(weights.tobytes())
+        seen.add(hub.fingerprint(file))
+        assert hub.fingerprint(file) in seen, "the same file, the same name"
+    assert len(seen) == n_layers + 1
+
+
+def test_a_file_of_gigabytes_is_told_by_a_few_of_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_read = 0
+
+    class Counted(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            nonlocal n_read
+            data = super().read(size)
+            n_read += len(data)
+            return data
+
+    file = tmp_path / "model.gguf"
+    with file.open("wb") as sparse:
+        sparse.truncate(5 << 30)
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Counted(path))
+    assert hub.fingerprint(file)
+    assert 2 << 20 < n_read < 8 << 20
+
+
+@needs_demo
+def test_the_demos_verifier_keeps_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has it in the cache folder shall not make it again, and keep both."""
+    monkeypatch.setattr(hub, "requantize", lambda *_: None)
+    assert hub.demo_verifier() == cache / "SmolLM2-135M-Instruct-bf16-747cb1f01955.gguf"
 
 
 def test_a_damaged_source_is_refused_silently_and_leaves_nothing(

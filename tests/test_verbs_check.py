@@ -11,6 +11,7 @@ import pytest
 from conftest import MODELS
 from dflash_local.convert import check, cli
 from gguf import GGMLQuantizationType, GGUFValueType
+from test_pairing import Contents
 
 CHECKPOINT = MODELS / "dflash-b8"
 
@@ -130,3 +131,28 @@ def test_a_checkpoint_that_is_none_is_a_problem(
     report = check(tiny_drafters["dflash-b8"], tiny_verifier, source=tmp_path)
     assert report.drafted
     assert not report.fits
+
+
+def renamed(drafter: Path, path: Path, text: str, kind: int) -> Path:
+    contents = Contents(drafter)
+    contents.keys["tokenizer.ggml.tokens"][2] = text
+    contents.keys["tokenizer.ggml.token_type"][2] = kind
+    return contents.write(path)
+
+
+def test_names_of_tokens_that_are_no_text_are_warned_of_and_others_are_problems(
+    tiny_drafters: dict[str, Path],
+    tiny_verifier: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `Llama` has it."""
+    control = renamed(tiny_drafters["dflash-b8"], tmp_path / "control.gguf", "<end_of_turn>", 3)
+    assert cli.main(["check", str(control), "--verifier", str(tiny_verifier)]) == 0
+    captured = capsys.readouterr()
+    assert "1 of 384 tokens have other names in the drafter" in captured.err
+    assert "token 2: '<end_of_turn>' in the drafter, '<|im_end|>' in the verifier" in captured.err
+    normal = renamed(tiny_drafters["dflash-b8"], tmp_path / "normal.gguf", "<end_of_turn>", 1)
+    report = check(normal, tiny_verifier)
+    assert "1 of 384 tokens differ, the first is token 2" in report.problems[0]
+    assert report.warnings == ()

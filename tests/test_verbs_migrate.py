@@ -299,7 +299,7 @@ def test_another_models_verifier_is_refused(
     tokens[200] += "!"
     keys["tokenizer.ggml.tokens"] = (tokens, keys["tokenizer.ggml.tokens"][1])
     verifier = samples.write(tmp_path / "v.gguf", "llama", keys, tensors)
-    assert "1 tokens differ, the first is 200" in refused(old(), tmp_path, verifier=verifier)
+    assert "1 tokens differ, the first is token 200" in refused(old(), tmp_path, verifier=verifier)
 
 
 def test_a_name_of_its_own_for_the_mask_is_no_difference(

@@ -17,6 +17,7 @@ from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader, TensorInfo
 
 from ..reading.gguf_tensors import dequantized, row_pieces, stored_rows, tensor_type, type_name
+from ..reading.paths import expanded
 from ..reading.safetensors_file import Array
 
 _LONGEST = 16  # items of a list, or five times as many letters, that are worth showing
@@ -91,7 +92,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
 
 
 def _header(path: str | os.PathLike[str]) -> GGUFHeader:
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir() or path.suffix in (".safetensors", ".json"):
         raise ModelError(
             f"{path}: only GGUF files are compared; convert the checkpoint first, or use "

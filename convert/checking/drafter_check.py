@@ -15,6 +15,7 @@ from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError, ModelError
 from dflash_local.pairing import pair_problems, pair_warnings
 
+from ..reading.paths import expanded
 from ..verifiers.pair_files import verifier_info
 from ..verifiers.verifier import Verifier, read_verifier
 from .inspection import DrafterFile, inspect
@@ -66,7 +67,9 @@ def check(
 
     Whatever is wrong, also a file that is missing or damaged, is reported and not raised.
     """
-    paths = Path(drafter).expanduser(), Path(verifier).expanduser()
+    paths, bad_paths = _tried(lambda: (expanded(drafter), expanded(verifier)))
+    if paths is None:
+        return CheckReport(Path(drafter), Path(verifier), bad_paths)
     described, bad_drafter = _tried(lambda: inspect(paths[0]))
     target, bad_verifier = _tried(lambda: read_verifier(paths[1]))
     problems = (*bad_drafter, *bad_verifier, *(described.problems if described else ()))

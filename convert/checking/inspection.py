@@ -17,6 +17,7 @@ from dflash_local.gguf_header import GGUFHeader
 
 from ..migrating.dialects import Drafter, as_upstream, is_drafter
 from ..reading.gguf_tensors import type_name
+from ..reading.paths import expanded
 from ..writing.keys import MASK_TOKEN_KEY
 
 PROVENANCE_PREFIXES = ("general.", "dflash_local.")
@@ -109,7 +110,7 @@ def inspect(path: str | os.PathLike[str]) -> DrafterFile:
         ModelError: no such file, no GGUF, damaged, or the GGUF of something else. A drafter that
             cannot be used is described, with its ``problems``.
     """
-    header = GGUFHeader(Path(path).expanduser())
+    header = GGUFHeader(expanded(path))
     architecture = header.get("general.architecture")
     if not is_drafter(architecture):
         raise ModelError(

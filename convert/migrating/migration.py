@@ -13,9 +13,11 @@ from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError, ModelError
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.pairing import pair_problems
+from dflash_local.token_lists import TokenList, differences, shown, token_types
 
 from ..reading.fields import raise_problems
 from ..reading.gguf_tensors import row_pieces, stored_rows, tensor_type
+from ..reading.paths import expanded
 from ..reading.safetensors_file import Array
 from ..verifiers.pair_files import verifier_info
 from ..verifiers.verifier import Verifier, read_verifier
@@ -74,7 +76,7 @@ def migrate(
         ModelError: it cannot be migrated; every reason is listed. Nothing is left behind.
         DFlashError: nothing to do, or the output would replace what is being read.
     """
-    drafter = _open(Path(old).expanduser())
+    drafter = _open(expanded(old))
     target = None if verifier is None else read_verifier(verifier)
     ids = None if target_layer_ids is None else tuple(target_layer_ids)
     choices = Choices(mask_token, ids, attention)
@@ -149,25 +151,20 @@ def _tokenizer(
         return {name: header.raw(name) for name in header if _is_tokenizer(name)}
     if ours:
         masks = [key.value for key in keys if key.name == MASK_TOKEN_KEY]
-        problems += _token_problems(ours, verifier_info(verifier).tokens, masks)
+        own = TokenList(ours, token_types(drafter.header))
+        problems += _token_problems(own, verifier_info(verifier).vocabulary, masks)
     return {name: data for name, data in verifier.tokenizer.items() if name not in _LEFT_OUT}
 
 
-def _token_problems(
-    ours: Sequence[bytes], theirs: Sequence[bytes], masks: list[int]
-) -> Iterator[str]:
-    if len(ours) != len(theirs):
-        yield f"vocabulary: the drafter has {len(ours)} tokens, the verifier {len(theirs)}"
+def _token_problems(ours: TokenList, theirs: TokenList, masks: list[int]) -> Iterator[str]:
+    sizes = len(ours.texts), len(theirs.texts)
+    if sizes[0] != sizes[1]:
+        yield f"vocabulary: the drafter has {sizes[0]} tokens, the verifier {sizes[1]}"
         return
-    # Some trainers named the mask's token in their copy of the tokenizer.
-    pairs = enumerate(zip(ours, theirs, strict=True))
-    different = [i for i, (one, other) in pairs if one != other and i not in masks]
+    different = differences(ours, theirs, masks).text
     if different:
-        first = different[0]
-        yield (
-            f"vocabulary: {len(different)} tokens differ, the first is {first}: {ours[first]!r} in "
-            f"the drafter, {theirs[first]!r} in the verifier"
-        )
+        first = shown(ours, theirs, different[0])
+        yield f"vocabulary: {len(different)} tokens differ, the first is {first}"
 
 
 def _is_tokenizer(name: str) -> bool:
@@ -222,7 +219,7 @@ def _warnings(drafter: Drafter, verifier: Verifier | None) -> Iterator[str]:
 
 
 def _output_path(old: Path, verifier: Verifier | None, output: StrPath) -> Path:
-    path = Path(output).expanduser().absolute()
+    path = expanded(output).absolute()
     if path.is_dir():
         path = path / old.name
     if not path.parent.is_dir():

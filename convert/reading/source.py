@@ -10,6 +10,7 @@ from typing import Any
 from dflash_local.errors import ModelError
 
 from .json_file import read_json
+from .paths import expanded
 from .repository import download, is_repository_id, repository_of
 from .safetensors_file import StoredTensor, read_header
 
@@ -75,7 +76,7 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
     Raises:
         ModelError: something is missing, damaged or cannot be had; the message says what to do.
     """
-    location = Path(path).expanduser().absolute()
+    location = expanded(path).absolute()
     if _is_there(location):
         if revision is not None:
             raise ModelError(f"revision {revision!r}: expected a Hugging Face id, {path} is local")

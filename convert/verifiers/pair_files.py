@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.pairing import VerifierInfo
+from dflash_local.token_lists import token_types
 
 from .verifier import Verifier
 
@@ -19,4 +20,5 @@ def verifier_info(verifier: Verifier) -> VerifierInfo:
         n_layer=verifier.n_layer,
         tokens=header.get("tokenizer.ggml.tokens"),
         chat_template=template if isinstance(template, str) else None,
+        token_types=token_types(header),
     )

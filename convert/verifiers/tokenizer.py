@@ -65,15 +65,21 @@ class Tokenizer:
     def tokenize(self, text: bytes, *, special: bool) -> Tokens:
         """Tokens of UTF-8 text; ``special``: the names of control tokens in it count as such."""
         room = len(text) + 8  # a token a byte, and what a tokenizer puts in front
-        tokens = np.empty(room, np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token))
         with captured_log() as log:
-            n_tokens = llama_cpp.llama_tokenize(
-                self._vocab, text, len(text), pointer, room, False, special
-            )
+            tokens, n_tokens = self._tokenize(text, special, room)
+            if n_tokens < 0:  # a normalizer may make more of a text than it was
+                tokens, n_tokens = self._tokenize(text, special, -n_tokens)
         if n_tokens < 0:
             raise BackendError(f"libllama could not tokenize {len(text)} bytes: {''.join(log)}")
         return tokens[:n_tokens]
+
+    def _tokenize(self, text: bytes, special: bool, room: int) -> tuple[Tokens, int]:
+        tokens = np.empty(room, np.int32)
+        pointer = tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token))
+        n_tokens = llama_cpp.llama_tokenize(
+            self._vocab, text, len(text), pointer, room, False, special
+        )
+        return tokens, int(n_tokens)
 
     def answers(self, messages: Sequence[Message], tools: Any = None) -> list[str]:
         """What the assistant wrote in a conversation, as its template spells it, end marks too.

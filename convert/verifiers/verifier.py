@@ -11,6 +11,8 @@ from pathlib import Path
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
 
+from ..reading.paths import expanded
+
 DRAFTER_ARCHITECTURES = ("dflash", "eagle3")
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -54,7 +56,7 @@ def read_verifier(path: str | os.PathLike[str]) -> Verifier:
     Raises:
         ModelError: no such file, no GGUF, damaged, or not a language model.
     """
-    files = _parts(Path(path).expanduser().absolute())
+    files = _parts(expanded(path).absolute())
     headers = [GGUFHeader(file) for file in files]
     header = headers[0]
     architecture = _text(header, "general.architecture") or "unknown"

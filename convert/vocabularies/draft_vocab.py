@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType
 from dflash_local.errors import DFlashError
 
 from ..layouts.drafter import DrafterConfig
+from ..reading.paths import expanded
 from ..reading.safetensors_file import Array
 from ..verifiers.tokenizer import Tokenizer
 from ..verifiers.verifier import Verifier
@@ -91,8 +92,8 @@ def vocabulary_choice(
         )
     return VocabularyChoice(
         n_tokens,
-        None if frequencies is None else Path(frequencies).expanduser(),
-        None if corpus is None else Path(corpus).expanduser(),
+        None if frequencies is None else expanded(frequencies),
+        None if corpus is None else expanded(corpus),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp
 
 from dflash_local import Llama
+from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError
 from dflash_local.gguf_header import GGUFHeader
@@ -183,6 +184,7 @@ class _Bench:
         self._run = run
         self._models = models
         self._plain = models[PLAIN]
+        self._reader = Tokenizer(self._plain)
 
     def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
         rendered = self._render(prompts)
@@ -229,7 +231,7 @@ class _Bench:
         # One seed for all modes: above temperature 0 they draw alike.
         seed = self._options.seed + number
         said, times, steps, seconds = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
-        text = self._plain.detokenize(said, prev_tokens=tokens).decode("utf-8", "replace")
+        text = self._reader.detokenize(said).decode("utf-8", "replace")
         return Answer(
             prompt=prompt.id,
             category=prompt.category,

@@ -10,6 +10,7 @@ from typing import Any
 
 import llama_cpp
 
+from dflash_local.detokenizer import Tokenizer
 from dflash_local.errors import DFlashError
 from dflash_local.llama_log import captured_log
 from dflash_local.rendering import Message, chat_tokens, text_tokens
@@ -33,6 +34,7 @@ class Template:
         self._thinking = thinking
         with captured_log():  # it warns of a context that nobody uses
             self.llm = llama_cpp.Llama(str(verifier), vocab_only=True, verbose=False)
+        self._reader = Tokenizer(self.llm)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens up to where the assistant begins."""
@@ -57,11 +59,11 @@ class Template:
     def exact_text(self, tokens: Sequence[int]) -> str:
         """Text that a server makes these tokens of; a BOS it adds itself."""
         own = list(tokens[len(self._added_bos(tokens)) :])
-        return str(self.llm.detokenize(own, special=True).decode("utf-8", "replace"))
+        return str(self._reader.detokenize(own, special=True).decode("utf-8", "replace"))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, without special ones."""
-        return str(self.llm.detokenize(list(tokens)).decode("utf-8", "replace"))
+        return str(self._reader.detokenize(list(tokens)).decode("utf-8", "replace"))
 
     def _added_bos(self, tokens: Sequence[int]) -> list[int]:
         """The BOS that the tokenizer put before a text, if it did."""
