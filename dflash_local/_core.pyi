@@ -412,7 +412,7 @@ class Session:
 
     @property
     def last_stats(self) -> Stats:
-        """Since ``start_answer``, as of the last call that ended, or chunk of a prompt that was read.
+        """Since ``start_answer``, as of the last call that ended, or chunk of a prompt read.
 
         Any thread may ask at any time, without waiting.
         """

@@ -130,8 +130,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         if rows == 0:
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
-                "verifier, so drafts cannot be verified on it (its architecture keeps no snapshots, "
-                "or n_batch or n_ubatch is below 3): decoding plainly"
+                "verifier, so drafts cannot be verified on it (its architecture keeps no "
+                "snapshots, or n_batch or n_ubatch is below 3): decoding plainly"
             )
             return
         self._session = seam.open_session(self, info, rows, self._width)
