@@ -356,12 +356,22 @@ class Session:
         """
 
     def learned(self) -> dict[str, list[float]] | None:
-        """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown),
-        and the share of drafts ``accepted`` at each position, were all before them, as far as
-        drafts were judged; None without a drafter."""
+        """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown)
+        and how far off each may be beside plain decoding (``verify_doubt`` and ``draft_doubt``, of
+        the logarithm), and the share of drafts ``accepted`` at each position, were all before
+        them, as far as drafts were judged; None without a drafter."""
 
-    def restore(self, *, verify: list[float], draft: list[float], accepted: list[float]) -> None:
-        """Begins with what was ``learned`` earlier; raises ValueError for another width's."""
+    def restore(
+        self,
+        *,
+        verify: list[float],
+        draft: list[float],
+        verify_doubt: list[float],
+        draft_doubt: list[float],
+        accepted: list[float],
+    ) -> None:
+        """Begins with what was ``learned`` earlier, with some doubt more; raises ValueError for
+        another width's."""
 
     def start_answer(self) -> None:
         """``last_stats`` counts from here, and what was cancelled before does not reach it."""

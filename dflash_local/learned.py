@@ -15,7 +15,8 @@ from . import _core
 from .errors import BackendError, ModelError
 from .hub import cache_dir
 
-_SCHEMA = 1
+_SCHEMA = 2
+_KEPT = ("verify", "draft", "verify_doubt", "draft_doubt", "accepted")
 _CALIBRATION_SECONDS = 0.5
 _WORTH_KEEPING = 32  # steps
 
@@ -40,9 +41,7 @@ class Learned:
         """Tells the session what is known, or lets it measure what decodes cost."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             known = self._read()
-            session.restore(
-                verify=known["verify"], draft=known["draft"], accepted=known["accepted"]
-            )
+            session.restore(**{name: known[name] for name in _KEPT})
             return
         session.calibrate(_CALIBRATION_SECONDS)
         self._write(session)

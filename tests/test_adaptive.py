@@ -110,7 +110,15 @@ def test_what_was_learned_is_kept_for_the_next_session(
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", '{"verify": [1, 2], "draft": [1, 2], "accepted": [0.5]}']
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"verify": [1, 2], "draft": [1, 2], "accepted": [0.5]}',
+        '{"verify": [1, 2], "draft": [1, 2], "verify_doubt": [0, 1], "draft_doubt": [0, 1], '
+        '"accepted": [0.5]}',
+    ],
 )
 def test_what_cannot_be_read_is_measured_again(
     damage: str,
@@ -172,7 +180,13 @@ def test_measuring_comes_before_the_first_prompt(
         with pytest.raises(ValueError, match="before the first prompt"):
             session.calibrate(0.1)
         with pytest.raises(ValueError, match="another width"):
-            session.restore(verify=[0.1], draft=[0.1], accepted=[0.5] * 8)
+            session.restore(
+                verify=[0.1],
+                draft=[0.1],
+                verify_doubt=[0.1],
+                draft_doubt=[0.1],
+                accepted=[0.5] * 8,
+            )
         with pytest.raises(ValueError, match="0 or more"):
             session.width = -1
         session.width = None

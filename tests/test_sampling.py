@@ -224,6 +224,8 @@ def test_rejection_sampling_at_adaptive_widths_has_the_same_distribution(
     rows_for_free = {
         "verify": [plain] * len(usual["verify"]),
         "draft": [plain / 100] * len(usual["draft"]),
+        "verify_doubt": [0.0] * len(usual["verify"]),
+        "draft_doubt": [0.0] * len(usual["draft"]),
     }
     answers = []
     for seed in range(N_ANSWERS):

@@ -208,18 +208,24 @@ std::optional<py::dict> learned(Handle& handle) {
   });
   if (!controls) return {};
   py::dict out;
-  out["verify"] = controls->costs().verify_table();
-  out["draft"] = controls->costs().draft_table();
+  const KnownCosts costs = controls->costs().known();
+  out["verify"] = costs.verify;
+  out["draft"] = costs.draft;
+  out["verify_doubt"] = costs.verify_doubt;
+  out["draft_doubt"] = costs.draft_doubt;
   out["accepted"] = controls->chances().usual();
   return out;
 }
 
 void restore(Handle& handle, const std::vector<double>& verify, const std::vector<double>& draft,
+             const std::vector<double>& verify_doubt, const std::vector<double>& draft_doubt,
              const std::vector<double>& accepted) {
   handle.run([&](Session& session) {
     if (session.controller() == nullptr) return;
-    session.controller()->costs().restore(verify, draft);
-    session.controller()->chances().restore(accepted);
+    Controller begun(session.controller()->costs().max_width());
+    begun.costs().restore({verify, draft, verify_doubt, draft_doubt});
+    begun.chances().restore(accepted);
+    *session.controller() = std::move(begun);
   });
 }
 
@@ -331,7 +337,7 @@ void register_state(py::class_<Handle>& session) {
           py::arg("seconds"))
       .def("learned", &learned)
       .def("restore", &restore, py::kw_only(), py::arg("verify"), py::arg("draft"),
-           py::arg("accepted"))
+           py::arg("verify_doubt"), py::arg("draft_doubt"), py::arg("accepted"))
       .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
       .def("cancel", &Handle::cancel)
       .def("close", &Handle::close)

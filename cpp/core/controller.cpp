@@ -16,13 +16,17 @@ constexpr double kMargin = 0.04;       // tokens that it has to be better than p
 constexpr double kCatchUpBlocks = 16;  // blocks that share the price of taking in what waited
 constexpr double kProbeShare = 0.006;  // of all time, for blocks that are likely to lose
 constexpr double kGainShare = 0.2;     // of the time that drafting has won
-constexpr double kMostProbes = 12;     // blocks the budget may hold
+constexpr double kMostBudget = 5;      // plain steps that the budget may hold
+constexpr double kLookShare = 0.008;   // of all time, for looks at what widths cost
+constexpr double kMostLooks = 3;       // plain steps that may be put by for them
 constexpr double kLongestPause = 16;   // tokens between two such blocks, with little budget left
 constexpr double kShortestPause = 3;   // and with much
 constexpr int32_t kFirstWidest = 4;    // blocks between two of the widest, at first
 constexpr int32_t kMostWidest = 500;   // and in the end
-constexpr int32_t kLooks = 16;         // blocks between two looks at what a width costs
-constexpr double kLikely = 0.3;        // chance of a draft that is worth such a look
+constexpr double kHope = 2;            // standard deviations that a cost may well be lower
+constexpr double kSure = 0.08;         // doubt that is none
+constexpr int32_t kPlainLooks = 4;     // steps between two looks at what a plain one costs
+constexpr double kChangeShare = 1;     // of the price of another width, that a step has to earn
 constexpr size_t kMostOpen = 4;
 
 }  // namespace
@@ -38,36 +42,99 @@ double Controller::rate() const {
 
 Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   lookup_ = lookup;
-  // All is measured by what a plain step costs: that has to be known, and known well.
-  if (room < 1 || costs_.verify(0) <= 0 || costs_.verify_is_stale(0)) return {};
+  look_ = {};
+  if (room < 1 || !costs_.knows_plain()) return {};
+  set_prices();
   const double rate_now = rate();
   const Choice copy = best_verify(chances_of(lookup), room, rate_now);
   const Choice block = best_block(room, rate_now, catch_up);
+  const Choice& best = copy.tokens > block.tokens ? copy : block;
+  if (best.tokens > kMargin && plain_may_be_better(best, rate_now)) return {};
   if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0};
   if (block.tokens > kMargin) {
     pause_ = 1;
-    return {0, wider(block.width)};
+    return {0, wider(look_at_block(block, room, rate_now, catch_up))};
+  }
+  const Choice hope = best_block(room, rate_now, catch_up, View::hopeful);
+  const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs_.verify(0);
+  if (hope.tokens > kMargin && looks_ > hoped_price) {
+    looks_ -= hoped_price;
+    tokens_since_probe_ = 0;
+    return {0, hope.width};
   }
   return {0, may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks) ? block.width : 0};
 }
 
+// By how much the logarithm of a cost may well be lower; nothing where a look would tell no more.
+double Controller::hope_of(double doubt) const {
+  return doubt > std::max(kSure, costs_.noise()) ? kHope * doubt : 0;
+}
+
+// Of the next decode: another width than the last is dearer. How low it may be is bounded by a
+// plain step.
+double Controller::verify(int32_t width, double hope) const {
+  const double change = width == costs_.width_before() ? 0 : kChangeShare * costs_.change();
+  return std::max(costs_.verify(0), costs_.verify(width) * std::exp(-hope)) * (1 + change);
+}
+
+void Controller::set_prices() {
+  likely_ = hoped_ = {};
+  for (int32_t width = 0; width <= costs_.max_width(); ++width) {
+    likely_.verify.push_back(verify(width));
+    hoped_.verify.push_back(verify(width, hope_of(costs_.verify_doubt(width))));
+    const double draft = costs_.draft(width);
+    likely_.draft.push_back(draft);
+    hoped_.draft.push_back(draft * std::exp(-hope_of(costs_.draft_doubt(width))));
+  }
+}
+
+// What is won is measured by what a plain step costs: that has to be known well.
+bool Controller::plain_may_be_better(const Choice& best, double rate) const {
+  if (steps_since_plain_ < kPlainLooks) return false;
+  const double less = 1 - std::exp(-hope_of(costs_.verify_doubt(best.width)));
+  return best.tokens < rate * costs_.verify(0) * less;
+}
+
 // The width of a block that is likely to bring most, its drafting counted; it may be a loss.
-Controller::Choice Controller::best_block(int32_t room, double rate, double catch_up) const {
+Controller::Choice Controller::best_block(int32_t room, double rate, double catch_up,
+                                          View view) const {
   Choice best;
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
-    const double price = costs_.draft(block) + catch_up / kCatchUpBlocks;
-    const double tokens = worth(block, room, rate) - rate * price;
+    const double drafting = prices(view).draft[static_cast<size_t>(block)];
+    const double price = drafting + catch_up / kCatchUpBlocks;
+    const double tokens = worth(block, room, rate, view) - rate * price;
     if (best.width == 0 || tokens > best.tokens) best = {block, tokens};
   }
   return best;
 }
 
-bool Controller::may_probe(double price) {
+// A block that may well be better than the best is drafted, if what that is likely to lose is in
+// the budget.
+int32_t Controller::look_at_block(const Choice& best, int32_t room, double rate, double catch_up) {
+  Choice most = {best.width, best.tokens + kMargin};
+  double price = 0;
+  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
+    const double doubt = costs_.draft_doubt(block, best.width);
+    const double drafting = likely_.draft[static_cast<size_t>(block)];
+    const double tokens = worth(block, room, rate, View::likely) - rate * catch_up / kCatchUpBlocks;
+    const double hoped = tokens - rate * drafting * std::exp(-hope_of(doubt));
+    const double loss = best.tokens - tokens + rate * drafting * std::exp(-hope_of(doubt) / 2);
+    const double steps = std::max(0.0, loss) / (rate * costs_.verify(0));
+    if (block == best.width || hoped < most.tokens || steps > looks_) continue;
+    most = {block, hoped};
+    price = steps;
+  }
+  looks_ -= price;
+  return most.width;
+}
+
+bool Controller::may_probe(double seconds) {
+  const double price = seconds / costs_.verify(0);
   if (budget_ < price || tokens_since_probe_ < pause_) return false;
   budget_ -= price;
   tokens_since_probe_ = 0;
   // What drafting has won lately allows to look more often whether it would win again.
-  const double left = budget_ / (kMostProbes * costs_.draft(costs_.max_width()));
+  const double left = budget_ / kMostBudget;
   pause_ = std::min(2 * pause_, std::max(kShortestPause, kLongestPause * (1 - left)));
   return true;
 }
@@ -84,10 +151,11 @@ int32_t Controller::wider(int32_t block) {
 }
 
 // What such a block is likely to bring, going by the last ones and by what is usual.
-double Controller::worth(int32_t block, int32_t room, double rate) const {
+double Controller::worth(int32_t block, int32_t room, double rate, View view) const {
   const Gain& gain = gains_[static_cast<size_t>(block)];
-  const double usual = best_verify(chances_of({}, block), room, rate).tokens;
-  return (gain.weight * gain.tokens + kUsualBlocks * usual) / (gain.weight + kUsualBlocks);
+  const double usual = best_verify(chances_of({}, block), room, rate, view).tokens;
+  const double last = view == View::likely ? gain.tokens : gain.hoped;
+  return (gain.weight * last + kUsualBlocks * usual) / (gain.weight + kUsualBlocks);
 }
 
 // [block] what the chances of a draft would be, had it been a block of another width; beyond its
@@ -116,9 +184,14 @@ std::vector<double> Controller::chances_of(const Lookup& lookup) const {
   return chances;
 }
 
-// The width that brings most over a plain step, 0 where none does.
+// What a verify brings over a plain step, where its drafts emit so many tokens.
+double Controller::gain(double tokens, double seconds, double rate) const {
+  return tokens - rate * (seconds - likely_.verify[0]);
+}
+
+// The width that brings most, 0 where none does.
 Controller::Choice Controller::best_verify(const std::vector<double>& chances, int32_t room,
-                                           double rate) const {
+                                           double rate, View view) const {
   Choice best;
   double tokens = 0;
   double reached = 1;
@@ -126,18 +199,22 @@ Controller::Choice Controller::best_verify(const std::vector<double>& chances, i
   for (int32_t width = 1; width <= n; ++width) {
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
-    const double won = tokens - rate * (costs_.verify(width) - costs_.verify(0));
+    const double won = gain(tokens, prices(view).verify[static_cast<size_t>(width)], rate);
     if (won > best.tokens) best = {width, won};
   }
   return best;
 }
 
 Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
+  set_prices();
   const double rate_now = rate();
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
     Gain& gain = gains_[static_cast<size_t>(block)];
-    const double tokens = best_verify(chances_of(draft, block), room, rate_now).tokens;
+    const std::vector<double> chances = chances_of(draft, block);
+    const double tokens = best_verify(chances, room, rate_now).tokens;
+    const double hoped = best_verify(chances, room, rate_now, View::hopeful).tokens;
     gain.tokens = (gain.tokens * gain.weight + tokens) / (gain.weight + 1);
+    gain.hoped = (gain.hoped * gain.weight + hoped) / (gain.weight + 1);
     gain.weight = std::min(gain.weight + 1, kMostBlocks);
   }
   const auto drafted = static_cast<int32_t>(draft.tokens.size());
@@ -145,45 +222,65 @@ Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
   const Choice best = best_verify(chances, room, rate_now);
   const Choice copy = best_verify(chances_of(lookup_), room, rate_now);
   if (copy.tokens > best.tokens) return {copy.width, true};
-  return {look_again(best.width, chances, room), false};
+  return {look(best, chances, room, rate_now), false};
 }
 
-// A width once taken to be dear would never be tried again: now and then a draft that is likely to
-// be right buys another look at what the next width costs.
-int32_t Controller::look_again(int32_t width, const std::vector<double>& chances, int32_t room) {
-  steps_since_look_ += 1;
-  if (steps_since_look_ < kLooks) return width;
+// A width that may well be better than the best is looked at, if what that is likely to lose is in
+// the budget.
+int32_t Controller::look(const Choice& best, const std::vector<double>& chances, int32_t room,
+                         double rate) {
+  double most = best.tokens + kMargin;
+  double tokens = 0;
   double reached = 1;
   const auto n = std::min(static_cast<int32_t>(chances.size()), room);
-  for (int32_t wider = 1; wider <= n; ++wider) {
-    reached *= chances[static_cast<size_t>(wider - 1)];
-    if (reached < kLikely) return width;
-    if (wider <= width || !costs_.verify_is_stale(wider)) continue;
-    steps_since_look_ = 0;
-    return wider;
+  for (int32_t width = 1; width <= n; ++width) {
+    reached *= chances[static_cast<size_t>(width - 1)];
+    tokens += reached;
+    const double hope = hope_of(costs_.verify_doubt(width, best.width));
+    const double hoped = gain(tokens, verify(width, hope), rate);
+    const double loss = best.tokens - gain(tokens, verify(width, hope / 2), rate);
+    const double budget = rate * costs_.verify(0) * looks_;
+    if (width == best.width || hoped < most || loss > budget) continue;
+    most = hoped;
+    look_ = {width, tokens, best.tokens};
   }
-  return width;
+  return look_.width > 0 ? look_.width : best.width;
+}
+
+// What a look cost is known afterwards; the way back is a change of width too.
+void Controller::pay_look(double change) {
+  if (look_.width == 0) return;
+  const double rate_now = rate();
+  const double seconds = (1 + 2 * change) * costs_.verify(look_.width);
+  const double loss = look_.instead - gain(look_.tokens, seconds, rate_now);
+  looks_ -= std::max(0.0, loss) / (rate_now * costs_.verify(0));
+  look_ = {};
 }
 
 void Controller::stepped(const StepSeen& step) {
   const auto n_drafted = static_cast<int32_t>(step.draft.tokens.size());
+  const double change = step.n_verified == costs_.width_before() ? 0 : costs_.change();
   costs_.verified(step.n_verified, step.verify_seconds);
   if (n_drafted > 0) {
     costs_.drafted(n_drafted, step.draft_seconds);
     if (open_.size() == kMostOpen) open_.erase(open_.begin());
     open_.push_back({step.draft, 0});
   }
+  pay_look(change);
+  steps_since_plain_ = step.n_verified == 0 ? 0 : steps_since_plain_ + 1;
   if (!lookup_.tokens.empty()) {
     copies_.observe(lookup_, lookup_.tokens[0] == step.emitted[0]);
   }
   lookup_ = {};
   for (const Token token : step.emitted) judge(token);
   const auto n_emitted = static_cast<double>(step.emitted.size());
-  const double seconds = costs_.verify(step.n_verified) + costs_.draft(n_drafted);
-  const double won = n_emitted * costs_.verify(0) - seconds;  // over plain decoding
-  budget_ += kProbeShare * seconds + kGainShare * std::max(0.0, won);
-  const double most = kMostProbes * costs_.draft(costs_.max_width());
-  if (most > 0) budget_ = std::min(budget_, most);
+  const double verifying = (1 + change) * costs_.verify(step.n_verified);
+  const double seconds = verifying + costs_.draft(n_drafted);
+  const double plain_steps = seconds / costs_.verify(0);
+  const double won = n_emitted - plain_steps;
+  budget_ += kProbeShare * plain_steps + kGainShare * std::max(0.0, won);
+  budget_ = std::min(budget_, kMostBudget);
+  looks_ = std::min(looks_ + kLookShare * plain_steps, kMostLooks);
   recent_tokens_ = kRecentSteps * recent_tokens_ + n_emitted;
   recent_seconds_ = kRecentSteps * recent_seconds_ + seconds;
   chances_.passed(n_emitted);

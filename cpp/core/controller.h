@@ -61,9 +61,12 @@ class Controller {
   const Chances& chances() const { return chances_; }
 
  private:
+  /// Costs as they are believed to be, or as low as they may well be.
+  enum class View { likely, hopeful };
   /// What a block brings over a plain step, in tokens, the time of drafting not counted.
   struct Gain {
     double tokens = 0;
+    double hoped = 0;
     double weight = 0;  // blocks it is the mean of
   };
   /// A draft that the text has not contradicted yet.
@@ -75,19 +78,42 @@ class Controller {
     int32_t width = 0;
     double tokens = 0;
   };
+  /// A width that is verified to see what it costs.
+  struct Look {
+    int32_t width = 0;
+    double tokens = 0;   // that it is likely to emit beside the anchor's
+    double instead = 0;  // what the best width was likely to gain
+  };
+
+  /// What the coming decodes cost, in seconds, by width.
+  struct Prices {
+    std::vector<double> verify;
+    std::vector<double> draft;
+  };
 
   double rate() const;
-  Choice best_block(int32_t room, double rate, double catch_up) const;
-  bool may_probe(double price);
-  double worth(int32_t block, int32_t room, double rate) const;
+  void set_prices();
+  double hope_of(double doubt) const;
+  const Prices& prices(View view) const { return view == View::likely ? likely_ : hoped_; }
+  double verify(int32_t width, double hope = 0) const;
+  Choice best_block(int32_t room, double rate, double catch_up, View view = View::likely) const;
+  bool plain_may_be_better(const Choice& best, double rate) const;
+  int32_t look_at_block(const Choice& best, int32_t room, double rate, double catch_up);
+  bool may_probe(double seconds);
+  double worth(int32_t block, int32_t room, double rate, View view) const;
   std::vector<double> chances_of(const Draft& draft, int32_t block) const;
   std::vector<double> chances_of(const Lookup& lookup) const;
-  Choice best_verify(const std::vector<double>& chances, int32_t room, double rate) const;
+  Choice best_verify(const std::vector<double>& chances, int32_t room, double rate,
+                     View view = View::likely) const;
+  double gain(double tokens, double seconds, double rate) const;
   int32_t wider(int32_t block);
-  int32_t look_again(int32_t width, const std::vector<double>& chances, int32_t room);
+  int32_t look(const Choice& best, const std::vector<double>& chances, int32_t room, double rate);
+  void pay_look(double change);
   void judge(Token token);
 
   Costs costs_;
+  Prices likely_;
+  Prices hoped_;
   Chances chances_;
   std::vector<Gain> gains_;  // by width of the block
   std::vector<Open> open_;
@@ -97,10 +123,12 @@ class Controller {
   double recent_seconds_ = 0;
   int32_t n_widest_ = 0;
   int32_t blocks_since_widest_ = 0;
-  int32_t steps_since_look_ = 0;
+  Look look_;  // of the step at work
+  int32_t steps_since_plain_ = 0;
   double pause_ = 1;  // tokens between two blocks that are likely to lose
   double tokens_since_probe_ = 0;
-  double budget_ = 0;  // seconds there are for blocks that are likely to lose
+  double budget_ = 0;  // plain steps that blocks may lose which are likely to
+  double looks_ = 1;   // and looks at what widths cost
 };
 
 }  // namespace dflash

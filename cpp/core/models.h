@@ -26,6 +26,8 @@ class Verifier {
   virtual int32_t n_batch() const = 0;
   /// Rows of logits one decode gives at most.
   virtual int32_t max_rows() const = 0;
+  /// Tokens there are.
+  virtual int32_t n_vocab() const = 0;
   /// Floats in a row of features; 0 without a tap.
   virtual int32_t n_features() const = 0;
 

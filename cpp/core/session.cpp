@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "core/accept.h"
+#include "core/calibration.h"
 #include "core/errors.h"
 
 namespace dflash {
@@ -12,7 +13,6 @@ namespace {
 
 // Features of prompts of this size wait for the first draft: the first token does not.
 constexpr size_t kMostWaiting = 32 << 20;  // bytes
-constexpr int32_t kCalibrations = 3;       // decodes of each width
 constexpr const char* kNothing = "nothing to go on from: sync() a prompt first";
 constexpr int32_t kFew = 8;  // rows that are taken in at about the price of one
 
@@ -313,14 +313,17 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     return;
   }
   if (plan.block == 0) return;
-  if (const int32_t n_behind = n_waiting(); n_behind > kFew) {
-    controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
-  }
+  const int32_t n_behind = n_waiting();
   draft_seconds_ = seconds_of([&] {
     inject_waiting();
     const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
     drafter_->draft(tokens_.back(), n_past_, plan.block, draft_);
   });
+  // A device takes rows in while it drafts: only together are they timed.
+  if (n_behind > kFew) {
+    controller_->costs().caught_up(n_behind, plan.block, draft_seconds_);
+    draft_seconds_ = 0;
+  }
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
   const Verdict verdict =
@@ -345,6 +348,7 @@ Plan Session::make_plan(int32_t n_room) {
   if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
   if (options_.width != SessionOptions::kAdaptive) return {0, std::min(options_.width, widest)};
+  controller_->costs().enter(n_past_);
   const double catch_up = n_waiting() > kFew ? controller_->costs().catch_up(n_waiting()) : 0.0;
   const int32_t n = std::min(n_room, widest);
   lookup_ = look_up(tokens_, n);
@@ -432,30 +436,32 @@ void Session::calibrate(double seconds) {
   if (drafter_ == nullptr) return;
   discard();  // what others left in the memories
   const int32_t widest = std::min(drafter_->max_width(), room({}));
-  std::vector<int32_t> widths = {0, widest};  // the ends first: what is between can be guessed
-  for (int32_t width = 1; width < widest; ++width) widths.push_back(width);
-  const std::vector<Token> tokens(static_cast<size_t>(widest) + 1, 0);
-  const auto measure = [&](int32_t width, bool warm_up) {
-    const double verify =
-        seconds_of([&] { verifier_.decode(tokens.data(), width + 1, 0, Rows::all); });
-    double draft = 0;
-    if (width > 0) draft = seconds_of([&] { drafter_->draft(tokens[0], 0, width, draft_); });
-    if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
-    if (warm_up) return;
-    controller_->costs().verified(width, verify);
-    if (width > 0) controller_->costs().drafted(width, draft);
-  };
+  std::minstd_rand random;
   ahead_ = true;
   guarded([&] {
-    double spent = seconds_of([&] { measure(widest, true); });
-    for (int32_t round = 0; round < kCalibrations; ++round) {
-      for (const int32_t width : widths) {
-        if (spent > seconds) return;
-        spent += seconds_of([&] { measure(width, false); });
-      }
+    time_decode(widest, random);  // the first is slower
+    Calibration calibration(widest, seconds);
+    while (const std::optional<int32_t> width = calibration.next()) {
+      const Seconds took = time_decode(*width, random);
+      calibration.took(took.verify, took.draft);
     }
+    calibration.tell(controller_->costs());
   });
   discard();
+}
+
+// Of tokens that differ, as those of a text do: a mixture of experts takes longer over them.
+Session::Seconds Session::time_decode(int32_t width, std::minstd_rand& random) {
+  std::uniform_int_distribution<Token> any(0, verifier_.n_vocab() - 1);
+  std::vector<Token> tokens(static_cast<size_t>(width) + 1);
+  for (Token& token : tokens) token = any(random);
+  Seconds took;
+  took.verify = seconds_of([&] { verifier_.decode(tokens.data(), width + 1, 0, Rows::all); });
+  if (width > 0) {
+    took.draft = seconds_of([&] { drafter_->draft(tokens[0], 0, width, draft_); });
+  }
+  if (!verifier_.trim(0)) throw BackendError("the verifier's memory could not be emptied");
+  return took;
 }
 
 // ---- keeping the memories in agreement -----------------------------------------------------

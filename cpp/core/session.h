@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -131,7 +132,14 @@ class Session {
   const Stats& total_stats() const { return total_; }
 
  private:
+  /// Of one decode of each model.
+  struct Seconds {
+    double verify = 0;
+    double draft = 0;
+  };
+
   StepResult first_step(Sampler& sampler);
+  Seconds time_decode(int32_t width, std::minstd_rand& random);
   void anchor_last();
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);

@@ -41,7 +41,7 @@ class LlamaVerifier : public Verifier {
 
   /// The logits of a row of the last decode, [n_vocab]; -1 is the last row.
   const float* logits(int32_t row) const;
-  int32_t n_vocab() const { return n_vocab_; }
+  int32_t n_vocab() const override { return n_vocab_; }
   llama_context* context() const { return context_; }
   const VerifierOptions& options() const { return options_; }
   /// Seconds spent inside libllama so far.

@@ -93,6 +93,7 @@ class FakeVerifier : public Verifier {
   int32_t n_ctx() const override { return size_.n_ctx; }
   int32_t n_batch() const override { return size_.n_batch; }
   int32_t max_rows() const override { return size_.max_rows; }
+  int32_t n_vocab() const override { return Law::kVocab; }
   int32_t n_features() const override { return kFeatures; }
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;

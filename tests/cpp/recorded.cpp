@@ -60,7 +60,7 @@ class Reader {
   Recording end() {
     end_answer();
     if (!verify_.empty()) {
-      recording_.pair = {"measured", by_width(verify_), by_width(draft_), inject_};
+      recording_.pair = pair("measured", by_width(verify_), by_width(draft_), inject_);
     }
     return std::move(recording_);
   }

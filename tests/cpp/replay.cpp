@@ -1,5 +1,9 @@
 #include "replay.h"
 
+#include <optional>
+
+#include "core/calibration.h"
+
 namespace dflash::traces {
 
 namespace {
@@ -27,12 +31,17 @@ std::vector<Token> emitted_by(const Text& text, int64_t anchor, const std::vecto
 
 }  // namespace
 
+Pair pair(std::string name, const Seconds& verify, Seconds draft, double inject) {
+  return {std::move(name), [=](const Decode& decode) { return verify(decode.width); },
+          std::move(draft), inject};
+}
+
 const std::vector<Pair>& pairs() {
+  const auto cliff = [](int32_t width) { return width < 4 ? 0.1 : 0.2; };
   static const std::vector<Pair> all = {
-      {"bf16", of({10.7, 13.1, 15.0, 16.4, 17.2, 20.5, 24.0, 26.1}), line(2.5, 0.35), 2e-5},
-      {"q8", of({9.1, 20.3, 26.4, 30.2, 36.2, 39.0, 38.0, 36.9}), line(2.5, 0.35), 2e-5},
-      {"large", line(100, 2), line(8, 0.5), 6e-5},
-      {"cliff", [](int32_t width) { return width < 4 ? 0.1 : 0.2; }, line(8, 0.5), 6e-5}};
+      pair("bf16", of({10.7, 13.1, 15.0, 16.4, 17.2, 20.5, 24.0, 26.1}), line(2.5, 0.35), 2e-5),
+      pair("q8", of({9.1, 20.3, 26.4, 30.2, 36.2, 39.0, 38.0, 36.9}), line(2.5, 0.35), 2e-5),
+      pair("large", line(100, 2), line(8, 0.5), 6e-5), pair("cliff", cliff, line(8, 0.5), 6e-5)};
   return all;
 }
 
@@ -42,42 +51,52 @@ Lookup KnownText::lookup(int64_t anchor) const {
 }
 
 Strategy fixed(int32_t width) {
-  return {[=](const Lookup&, double) { return Plan{0, width}; },
+  return {[=](const Lookup&, double, int64_t) { return Plan{0, width}; },
           [=](const Draft&) { return Verdict{width, false}; }};
 }
 
 Strategy adaptive(Controller& controller) {
-  return {[&](const Lookup& lookup, double catch_up) {
-            return controller.choose(kWidest, lookup, catch_up);
+  const int32_t widest = controller.costs().max_width();
+  return {[=, &controller](const Lookup& lookup, double catch_up, int64_t n_past) {
+            controller.costs().enter(n_past);
+            return controller.choose(widest, lookup, catch_up);
           },
-          [&](const Draft& draft) { return controller.choose_verify(draft, kWidest); },
+          [=, &controller](const Draft& draft) { return controller.choose_verify(draft, widest); },
           [&](const StepSeen& step) { controller.stepped(step); },
-          [&](int32_t n_rows, double seconds) { controller.costs().caught_up(n_rows, seconds); },
+          [&](int32_t n_rows, int32_t block, double seconds) {
+            controller.costs().caught_up(n_rows, block, seconds);
+          },
           [&](int32_t n_rows) { return controller.costs().catch_up(n_rows); }};
 }
 
 // As make_plan(), make_draft(), decode_block() and commit() of core/session.cpp.
-Outcome replay(const Text& text, int64_t n, const Pair& pair, Machine& machine,
+Outcome replay(const Text& text, Span span, const Pair& pair, Machine& machine,
                const Strategy& strategy, const std::function<void(double)>& before_step) {
   Outcome outcome;
   int64_t position = 0;
   int32_t n_waiting = text.n_prompt();
-  while (position < n && position + 1 < text.end()) {
-    if (before_step) before_step(static_cast<double>(position) / static_cast<double>(n));
+  int64_t n_before = 0;
+  while (position < span.n && position + 1 < text.end()) {
+    const double share = static_cast<double>(position) / static_cast<double>(span.n);
+    if (before_step) before_step(share);
+    if (position < span.from) {
+      outcome = {};
+      n_before = position;
+    }
+    const int64_t n_past = text.n_context() + position;
     const Lookup lookup = text.lookup(position);
-    const Plan plan = strategy.plan(lookup, n_waiting > kFew ? strategy.catch_up(n_waiting) : 0);
+    const double catch_up = n_waiting > kFew ? strategy.catch_up(n_waiting) : 0;
+    const Plan plan = strategy.plan(lookup, catch_up, n_past);
     Draft draft;
     double drafting = 0;
     Verdict verdict{plan.copy, plan.copy > 0};
     if (plan.copy == 0 && plan.block > 0) {
       const double injecting = n_waiting * pair.inject;
+      drafting = machine.time(pair.draft(plan.block) + injecting);
+      outcome.seconds += drafting;
       if (n_waiting > kFew) {
-        const double seconds = machine.time(injecting);
-        strategy.caught_up(n_waiting, seconds);
-        outcome.seconds += seconds;
-        drafting = machine.time(pair.draft(plan.block));
-      } else {
-        drafting = machine.time(pair.draft(plan.block) + injecting);
+        strategy.caught_up(n_waiting, plan.block, drafting);
+        drafting = 0;
       }
       n_waiting = 0;
       text.draft(position, plan.block, draft);
@@ -85,30 +104,34 @@ Outcome replay(const Text& text, int64_t n, const Pair& pair, Machine& machine,
     }
     const std::vector<Token>& proposed = verdict.copy ? lookup.tokens : draft.tokens;
     const std::vector<Token> verified(proposed.begin(), proposed.begin() + verdict.width);
-    const double verifying = machine.time(pair.verify(verdict.width));
+    const Decode decode = {verdict.width, machine.width_before, n_past, share};
+    const double verifying = machine.time(pair.verify(decode));
+    machine.width_before = verdict.width;
     const std::vector<Token> emitted = emitted_by(text, position, verified);
     const auto n_emitted = static_cast<int32_t>(emitted.size());
     strategy.stepped({draft, verdict.width, emitted, drafting, verifying});
-    outcome.seconds += drafting + verifying;
+    outcome.seconds += verifying;
     outcome.n_copied += verdict.copy ? n_emitted - 1 : 0;
     position += n_emitted;
     n_waiting += n_emitted;
   }
-  outcome.n_tokens = position;
+  outcome.n_tokens = position - n_before;
   return outcome;
 }
 
 void calibrate(const Pair& pair, Machine& machine, Costs& costs) {
-  for (int32_t round = 0; round < 3; ++round) {
-    for (int32_t width = 0; width <= kWidest; ++width) {
-      costs.verified(width, machine.time(pair.verify(width)));
-      if (width > 0) costs.drafted(width, machine.time(pair.draft(width)));
-    }
+  constexpr double kDecodes = 40;  // there is time for about so many
+  Calibration calibration(pair.widest, kDecodes * pair.verify({pair.widest, pair.widest}));
+  while (const std::optional<int32_t> width = calibration.next()) {
+    const double verify = machine.time(pair.verify({*width, machine.width_before}));
+    calibration.took(verify, *width > 0 ? machine.time(pair.draft(*width)) : 0);
+    machine.width_before = *width;
   }
+  calibration.tell(costs);
 }
 
 Comparison compare(const std::function<double(int32_t width, uint64_t seed)>& seconds_a_token,
-                   int32_t n_seeds) {
+                   int32_t n_seeds, int32_t widest) {
   const auto mean = [&](int32_t width) {
     double sum = 0;
     for (int32_t seed = 1; seed <= n_seeds; ++seed) {
@@ -118,7 +141,7 @@ Comparison compare(const std::function<double(int32_t width, uint64_t seed)>& se
   };
   const double plain = mean(0);
   Comparison result{plain, plain, 0, mean(kAdaptive)};
-  for (int32_t width = 1; width <= kWidest; ++width) {
+  for (int32_t width = 1; width <= widest; ++width) {
     const double seconds = mean(width);
     if (seconds < result.best) {
       result.best = seconds;

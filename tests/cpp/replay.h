@@ -20,13 +20,24 @@ constexpr int32_t kWidest = 7;
 
 using Seconds = std::function<double(int32_t)>;
 
+/// All that the time of a decode may depend on.
+struct Decode {
+  int32_t width;
+  int32_t before = 0;  ///< the width of the decode before
+  int64_t n_past = 0;  ///< tokens of context
+  double share = 0;    ///< of the text that is done
+};
+
 /// What a verifier and a drafter cost.
 struct Pair {
   std::string name;
-  Seconds verify;     ///< a decode of an anchor and w drafts
-  Seconds draft;      ///< a block of w drafts
-  double inject = 0;  ///< a row of features that the drafter takes in
+  std::function<double(const Decode&)> verify;  ///< an anchor and w drafts
+  Seconds draft;                                ///< a block of w drafts
+  double inject = 0;                            ///< a row of features that the drafter takes in
+  int32_t widest = kWidest;
 };
+
+Pair pair(std::string name, const Seconds& verify, Seconds draft, double inject);
 
 /// bf16, q8: SmolLM2-135M on two cores of a server CPU; large: a large model, whose weights are
 /// read once for all rows of a decode; cliff: a GPU whose kernel has a cliff.
@@ -44,6 +55,8 @@ class Text {
   virtual Lookup lookup(int64_t /*anchor*/) const { return {}; }
   /// Rows of features that wait for the drafter at first.
   virtual int32_t n_prompt() const { return 0; }
+  /// Tokens of context before position 0.
+  virtual int64_t n_context() const { return n_prompt(); }
 };
 
 /// A text given by its tokens: a prompt, then an answer, whose first token has position 0.
@@ -64,22 +77,35 @@ class KnownText : public Text {
   size_t n_prompt_;
 };
 
+/// How times waver.
+struct Noise {
+  double spread = 0.05;     ///< of their logarithm
+  double disturbed = 0.01;  ///< share of decodes that something else held up ...
+  double most = 3;          ///< ... so many times as long, at most
+  double least = 3;         ///< and at least
+};
+
 /// Times decodes: noise on all, and some that were disturbed.
 class Machine {
  public:
-  explicit Machine(uint64_t seed, double noise = 0.05) : noise_(noise), random_(seed) {}
+  explicit Machine(uint64_t seed, Noise noise = {}) : noise_(noise), random_(seed) {}
 
   double time(double seconds) {
-    constexpr double kDisturbed = 0.01;
-    const double noise = std::exp(noise_ * normal_(random_));
-    const double disturbance = uniform_(random_) < kDisturbed ? 3 : 1;
-    return seconds * slowness * noise * disturbance;
+    const double noise = std::exp(noise_.spread * normal_(random_));
+    const bool disturbed = uniform_(random_) < noise_.disturbed;
+    return seconds * slowness * noise * (disturbed ? disturbance() : 1);
   }
 
   double slowness = 1;
+  int32_t width_before = 0;  ///< of the decode of the verifier that was the last
 
  private:
-  double noise_;
+  double disturbance() {
+    if (noise_.most == noise_.least) return noise_.most;
+    return noise_.least * std::pow(noise_.most / noise_.least, uniform_(random_));
+  }
+
+  Noise noise_;
   std::mt19937_64 random_;
   std::normal_distribution<double> normal_;
   std::uniform_real_distribution<double> uniform_;
@@ -87,10 +113,11 @@ class Machine {
 
 /// What is chosen for a step, and learned from it.
 struct Strategy {
-  std::function<Plan(const Lookup&, double catch_up)> plan;
+  std::function<Plan(const Lookup&, double catch_up, int64_t n_past)> plan;
   std::function<Verdict(const Draft&)> verify;
   std::function<void(const StepSeen&)> stepped = [](const StepSeen&) {};
-  std::function<void(int32_t n_rows, double seconds)> caught_up = [](int32_t, double) {};
+  std::function<void(int32_t n_rows, int32_t block, double seconds)> caught_up =
+      [](int32_t, int32_t, double) {};
   std::function<double(int32_t n_rows)> catch_up = [](int32_t) { return 0.0; };
 };
 
@@ -105,9 +132,14 @@ struct Outcome {
   double seconds_a_token() const { return seconds / static_cast<double>(n_tokens); }
 };
 
-/// Emits at least n tokens after position 0, or all there are, as Session steps.
-/// `before_step` is told the share of them that is done.
-Outcome replay(const Text& text, int64_t n, const Pair& pair, Machine& machine,
+/// What of a text is replayed.
+struct Span {
+  int64_t n;         ///< tokens after position 0, at least, or all there are
+  int64_t from = 0;  ///< the position from which on the outcome counts
+};
+
+/// Emits tokens as Session steps. `before_step` is told the share of them that is done.
+Outcome replay(const Text& text, Span span, const Pair& pair, Machine& machine,
                const Strategy& strategy, const std::function<void(double)>& before_step = {});
 
 /// Measures what decodes cost, as Session::calibrate.
@@ -125,6 +157,6 @@ constexpr int32_t kAdaptive = -1;
 
 /// Means over some seeds of what `seconds_a_token` says of a width.
 Comparison compare(const std::function<double(int32_t width, uint64_t seed)>& seconds_a_token,
-                   int32_t n_seeds);
+                   int32_t n_seeds, int32_t widest = kWidest);
 
 }  // namespace dflash::traces

@@ -1,8 +1,13 @@
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <optional>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "checks.h"
+#include "core/calibration.h"
 #include "core/controller.h"
 #include "traces.h"
 
@@ -58,7 +63,7 @@ TEST(on_steady_texts_it_comes_near_the_best_fixed_width) {
     for (const double predictability : {0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97}) {
       for (const Confidence confidence : kAll) {
         const World steady = world(pair, predictability, confidence);
-        const Comparison found = compare(steady, kTokens, kSeeds);
+        const Comparison found = compare(steady, {kTokens}, kSeeds);
         // A drafter that says nothing of its drafts: near break-even more is left to chance.
         const double least = confidence == Confidence::none ? 0.94 : 0.97;
         check_near(found.best / found.adaptive, least, steady, "the best fixed width");
@@ -71,7 +76,7 @@ TEST(it_finds_out_what_decodes_cost_by_itself) {
   for (const Pair& pair : kPairs) {
     for (const double predictability : {0.2, 0.8}) {
       const World steady = world(pair, predictability);
-      const Comparison found = compare(steady, 2 * kTokens, kSeeds, /*calibrated=*/false);
+      const Comparison found = compare(steady, {2 * kTokens}, kSeeds, from_nothing);
       check_near(found.best / found.adaptive, 0.97, steady, "the best fixed width");
     }
   }
@@ -83,7 +88,7 @@ TEST(on_texts_that_change_it_is_ahead_of_every_fixed_width) {
     const double least = pair.name == "cliff" ? 0.97 : 1.0;
     for (const int32_t length : {50, 200, 1000}) {
       const World changing = bursts(pair, length);
-      const Comparison found = compare(changing, kTokens, kSeeds);
+      const Comparison found = compare(changing, {kTokens}, kSeeds);
       check_near(found.best / found.adaptive, least, changing, "the best fixed width");
     }
     World decaying = world(pair, 0);
@@ -91,7 +96,7 @@ TEST(on_texts_that_change_it_is_ahead_of_every_fixed_width) {
     decaying.predictability = [](int64_t position) {
       return 0.95 - 0.93 * static_cast<double>(position) / (kTokens + kWidest);
     };
-    const Comparison found = compare(decaying, kTokens, kSeeds);
+    const Comparison found = compare(decaying, {kTokens}, kSeeds);
     check_near(found.best / found.adaptive, least, decaying, "the best fixed width");
   }
 }
@@ -100,7 +105,7 @@ TEST(on_hopeless_texts_it_is_hardly_behind_plain_decoding) {
   for (const Pair& pair : kPairs) {
     for (const Confidence confidence : kAll) {
       const World hopeless = world(pair, 0.01, confidence);
-      const Comparison found = compare(hopeless, kTokens, kSeeds);
+      const Comparison found = compare(hopeless, {kTokens}, kSeeds);
       check_near(found.plain / found.adaptive, 0.98, hopeless, "plain decoding");
     }
   }
@@ -109,7 +114,7 @@ TEST(on_hopeless_texts_it_is_hardly_behind_plain_decoding) {
 TEST(a_short_hopeless_answer_is_hardly_behind_plain_decoding) {
   for (const Pair& pair : kPairs) {
     const World hopeless = world(pair, 0.01);
-    const Comparison found = compare(hopeless, 64, 100);
+    const Comparison found = compare(hopeless, {64}, 100);
     check_near(found.plain / found.adaptive, 0.98, hopeless, "plain decoding");
   }
 }
@@ -119,7 +124,7 @@ TEST(a_text_that_turns_against_it_costs_little) {
   for (const Pair& pair : kPairs) {
     for (const int32_t length : {3, 7, 12, 25}) {
       const World against = bursts(pair, length);
-      const Comparison found = compare(against, kTokens, kSeeds);
+      const Comparison found = compare(against, {kTokens}, kSeeds);
       check_near(found.plain / found.adaptive, 0.98, against, "plain decoding");
       check_near(found.best / found.adaptive, 0.93, against, "the best fixed width");
     }
@@ -131,7 +136,7 @@ TEST(a_machine_that_changes_its_speed_does_not_confuse_it) {
     World moody = world(pair, 0.8);
     moody.name += ", changing speed";
     moody.slowness = [](double share) { return share < 0.3 ? 1 : share < 0.6 ? 2.5 : 0.8; };
-    const Comparison found = compare(moody, kTokens, kSeeds);
+    const Comparison found = compare(moody, {kTokens}, kSeeds);
     check_near(found.best / found.adaptive, 0.97, moody, "the best fixed width");
   }
 }
@@ -140,7 +145,7 @@ TEST(where_short_blocks_are_worse_it_drafts_long_ones_and_verifies_less) {
   World trained = world(kPairs[0], 0.85);
   trained.name += ", worse in short blocks";
   trained.shortening = [](int32_t block) { return 0.5 + 0.5 * block / kWidest; };
-  const Comparison found = compare(trained, 2 * kTokens, kSeeds);
+  const Comparison found = compare(trained, {2 * kTokens}, kSeeds);
   check_near(found.best / found.adaptive, 1.02, trained, "the best fixed width");
 }
 
@@ -165,20 +170,23 @@ TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
   Controller controller(kWidest);
   std::vector<double> verify(kWidest + 1, 0.4);
   std::vector<double> draft(kWidest + 1, 0.01);
+  const std::vector<double> sure(kWidest + 1, 0.02);
   verify[0] = 0.1;
-  controller.costs().restore(verify, draft);
-  const Outcome outcome = run(good, 1, kTokens, controller);
+  controller.costs().restore({verify, draft, sure, sure});
+  const Outcome outcome = run(good, 1, {kTokens}, controller);
   CHECK(controller.costs().verify(3) < 0.15);
-  CHECK(outcome.seconds_a_token() < 0.7 * good.pair.verify(0));
+  CHECK(outcome.seconds_a_token() < 0.7 * good.pair.verify({0}));
 }
 
 TEST(a_plain_step_that_was_taken_to_be_dear_is_measured_again) {
   const World hopeless = world(kPairs[0], 0.05);
   Controller controller(kWidest);
   const std::vector<double> verify(kWidest + 1, 0.1);
-  controller.costs().restore(verify, std::vector<double>(kWidest + 1, 0.001));
-  const Outcome outcome = run(hopeless, 1, kTokens, controller);
-  CHECK(outcome.seconds_a_token() < 1.05 * hopeless.pair.verify(0));
+  const std::vector<double> draft(kWidest + 1, 0.001);
+  const std::vector<double> sure(kWidest + 1, 0.02);
+  controller.costs().restore({verify, draft, sure, sure});
+  const Outcome outcome = run(hopeless, 1, {kTokens}, controller);
+  CHECK(outcome.seconds_a_token() < 1.05 * hopeless.pair.verify({0}));
 }
 
 // ---- copying from the text -----------------------------------------------------------------
@@ -209,8 +217,8 @@ TEST(a_text_that_repeats_itself_is_copied_and_one_that_does_not_is_not) {
     const Unforeseen text(truth, 0);
     Controller controller(kWidest);
     const auto outcome_of = [&](const Strategy& strategy) {
-      Machine machine(1, 0);
-      return replay(text, text.end(), kPairs[0], machine, strategy);
+      Machine machine(1, Noise{0});
+      return replay(text, {text.end()}, kPairs[0], machine, strategy);
     };
     const Outcome outcome = outcome_of(adaptive(controller));
     const double speed_up = outcome_of(fixed(0)).seconds / outcome.seconds;
@@ -258,11 +266,164 @@ TEST(what_was_learned_can_be_given_back) {
     first.drafted(2, 0.004);
   }
   Costs second(2);
-  second.restore(first.verify_table(), first.draft_table());
+  second.restore(first.known());
   CHECK(std::abs(second.verify(0) - first.verify(0)) < 1e-9);
   CHECK(std::abs(second.verify(1) - first.verify(1)) < 1e-9);
   CHECK(std::abs(second.draft(2) - first.draft(2)) < 1e-9);
-  CHECK_THROWS(std::invalid_argument, Costs(3).restore(first.verify_table(), first.draft_table()));
+  CHECK_THROWS(std::invalid_argument, Costs(3).restore(first.known()));
+}
+
+TEST(one_look_that_is_far_too_long_moves_nothing_and_a_second_does) {
+  Costs costs(3);
+  for (int32_t i = 0; i < 20; ++i) {
+    costs.verified(0, 0.010);
+    costs.verified(3, 0.020);
+  }
+  costs.verified(3, 0.200);
+  CHECK(std::abs(costs.verify(3) - 0.020) < 1e-3);
+  CHECK(std::abs(costs.verify(0) - 0.010) < 1e-3);
+  for (int32_t i = 0; i < 4; ++i) costs.verified(3, 0.035);
+  CHECK(costs.verify(3) > 0.030);
+}
+
+// What happened to one width alone is found out by a plain step.
+TEST(a_width_that_became_dearer_does_not_make_plain_decoding_dearer) {
+  Costs costs(3);
+  for (int32_t i = 0; i < 40; ++i) costs.verified(i % 2 == 0 ? 0 : 3, i % 2 == 0 ? 0.010 : 0.012);
+  for (int32_t i = 0; i < 30; ++i) costs.verified(3, 0.030);
+  CHECK(costs.verify_doubt(3) > 0.1);
+  costs.verified(0, 0.010);
+  CHECK(costs.verify(0) < 0.0115);
+  for (int32_t i = 0; i < 4; ++i) {
+    costs.verified(3, 0.030);
+    costs.verified(0, 0.010);
+  }
+  CHECK(std::abs(costs.verify(0) - 0.010) < 0.001);
+  CHECK(std::abs(costs.verify(3) - 0.030) < 0.003);
+  CHECK(costs.verify_doubt(3) < 0.1);
+}
+
+TEST(no_rows_cost_less_than_one_or_more_than_each_by_itself) {
+  Costs costs(3);
+  costs.verified(0, 0.010);
+  for (int32_t i = 0; i < 20; ++i) {
+    costs.verified(1, 0.0046);
+    costs.verified(3, 14.9);
+    costs.verified(0, 0.010);
+  }
+  CHECK_EQUAL(costs.verify(1), costs.verify(0));
+  CHECK(costs.verify(3) <= 5.001 * costs.verify(0));
+}
+
+TEST(what_a_change_of_width_takes_is_no_part_of_what_widths_cost) {
+  Costs costs(3);
+  auto decode = [&, before = 0](int32_t width) mutable {
+    const double seconds = width == 0 ? 0.010 : 0.015;
+    costs.verified(width, width == before ? seconds : 1.2 * seconds);
+    before = width;
+  };
+  for (int32_t i = 0; i < 300; ++i) decode(i % 6 < 3 ? 0 : 3);
+  CHECK(std::abs(costs.change() - 0.2) < 0.05);
+  CHECK(std::abs(costs.verify(0) - 0.010) < 0.0005);
+  CHECK(std::abs(costs.verify(3) - 0.015) < 0.0008);
+}
+
+TEST(costs_of_a_long_context_are_kept_apart_from_those_of_a_short_one) {
+  Costs costs(3);
+  const auto decode = [&](int64_t n_past, double rows) {
+    costs.enter(n_past);
+    for (int32_t i = 0; i < 20; ++i) {
+      costs.verified(0, 0.010);
+      costs.verified(3, rows);
+    }
+  };
+  decode(100, 0.013);
+  costs.enter(6000);
+  CHECK(!costs.knows_plain());
+  CHECK(costs.verify_doubt(3) > 0.2);
+  CHECK(std::abs(costs.verify(3) - 0.013) < 0.001);  // until something else is seen
+  decode(6000, 0.046);
+  CHECK(std::abs(costs.verify(3) - 0.046) < 0.003);
+  costs.enter(100);
+  CHECK(std::abs(costs.verify(3) / costs.verify(0) - 1.3) < 0.1);
+  costs.enter(6000);
+  CHECK(std::abs(costs.verify(3) / costs.verify(0) - 4.6) < 0.3);
+}
+
+TEST(what_is_given_back_comes_with_doubt) {
+  Costs first(3);
+  for (int32_t i = 0; i < 100; ++i) {
+    for (const int32_t width : {0, 1, 2, 3}) first.verified(width, 0.010 + 0.004 * width);
+  }
+  CHECK(first.verify_doubt(3) < 0.1);
+  Costs second(3);
+  second.restore(first.known());
+  CHECK(second.verify_doubt(3) > 0.3);
+  // The machine may be another: what is seen of one width is seen of all.
+  second.verified(0, 0.030);
+  CHECK(std::abs(second.verify(3) / second.verify(0) - 2.2) < 0.1);
+}
+
+TEST(what_the_drafter_took_in_is_timed_with_its_block) {
+  Costs costs(3);
+  costs.verified(0, 0.010);
+  for (int32_t i = 0; i < 10; ++i) costs.drafted(3, 0.004);
+  costs.caught_up(100, 3, 0.024);
+  CHECK(std::abs(costs.catch_up(50) - 0.010) < 0.001);
+  costs.caught_up(100, 3, 0.003);  // quicker than a block alone
+  CHECK(costs.catch_up(50) >= 0);
+}
+
+// ---- calibration ---------------------------------------------------------------------------
+
+namespace {
+
+/// Decodes of widths 0 to 3 as long as there is time; gives the widths in their order.
+std::vector<int32_t> calibrated(Calibration& calibration,
+                                const std::function<double(size_t, int32_t)>& seconds) {
+  std::vector<int32_t> widths;
+  while (const std::optional<int32_t> width = calibration.next()) {
+    calibration.took(seconds(widths.size(), *width), 0.002);
+    widths.push_back(*width);
+  }
+  return widths;
+}
+
+}  // namespace
+
+TEST(one_slow_decode_does_not_eat_the_time_of_a_calibration) {
+  Calibration calibration(3, 1.0);
+  const auto widths =
+      calibrated(calibration, [](size_t i, int32_t) { return i == 0 ? 2.0 : 0.02; });
+  for (const int32_t width : {0, 1, 2, 3})
+    CHECK(std::count(widths.begin(), widths.end(), width) > 2);
+  Calibration slow(3, 1.0);
+  CHECK(calibrated(slow, [](size_t, int32_t) { return 1.0; }).size() <= 4);
+}
+
+TEST(a_calibration_looks_at_each_width_several_times_in_mixed_order) {
+  Calibration calibration(7, 10.0);
+  const auto widths = calibrated(calibration, [](size_t, int32_t) { return 0.01; });
+  const size_t a_round = widths.size() / 3;
+  const std::vector<int32_t> first(widths.begin(), widths.begin() + static_cast<int64_t>(a_round));
+  CHECK(!std::equal(first.begin(), first.end(), widths.begin() + static_cast<int64_t>(a_round)));
+  CHECK(std::is_permutation(first.begin(), first.end(),
+                            widths.begin() + static_cast<int64_t>(a_round)));
+}
+
+TEST(of_the_looks_of_a_calibration_the_quickest_counts_and_the_spread_is_doubt) {
+  const auto costs_of = [](const std::function<double(size_t, int32_t)>& seconds) {
+    Calibration calibration(3, 100.0);
+    calibrated(calibration, seconds);
+    Costs costs(3);
+    calibration.tell(costs);
+    return costs;
+  };
+  const auto quiet = [](size_t, int32_t width) { return 0.01 + 0.003 * width; };
+  const auto busy = [&](size_t i, int32_t width) { return quiet(i, width) * (i % 2 == 0 ? 1 : 9); };
+  const Costs sure = costs_of(quiet);
+  CHECK(std::abs(sure.verify(3) / sure.verify(0) - 1.9) < 0.1);
+  CHECK(costs_of(busy).verify_doubt(2) > 2 * sure.verify_doubt(2));
 }
 
 // ---- chances -------------------------------------------------------------------------------
@@ -293,8 +454,10 @@ TEST(probabilities_that_are_no_numbers_are_as_good_as_none) {
   }
   CHECK_THROWS(std::invalid_argument, chances.restore({std::nan("")}));
   const std::vector<double> known(3, 0.1);
-  CHECK_THROWS(std::invalid_argument, Costs(2).restore({0.1, INFINITY, 0.1}, known));
-  CHECK_THROWS(std::invalid_argument, Costs(2).restore(known, {0.0, std::nan(""), 0.1}));
+  CHECK_THROWS(std::invalid_argument,
+               Costs(2).restore({{0.1, INFINITY, 0.1}, known, known, known}));
+  CHECK_THROWS(std::invalid_argument,
+               Costs(2).restore({known, {0.0, std::nan(""), 0.1}, known, known}));
 }
 
 TEST(a_text_that_goes_badly_lowers_all_chances_at_once) {

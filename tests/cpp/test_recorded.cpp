@@ -23,7 +23,7 @@ double seconds_a_token(const Recording& recording, const Pair& pair, int64_t n, 
   while (whole.n_tokens < n) {
     for (const RecordedAnswer& answer : recording.answers) {
       controller.text_changed();
-      const Outcome outcome = replay(answer, answer.end(), pair, machine, strategy);
+      const Outcome outcome = replay(answer, {answer.end()}, pair, machine, strategy);
       whole.seconds += outcome.seconds;
       whole.n_tokens += outcome.n_tokens;
     }

@@ -42,6 +42,7 @@ class Seeded : public Text {
   Seeded(const World& world, uint64_t seed) : world_(world), seed_(seed) {}
 
   Token token(int64_t position) const override { return static_cast<Token>(position); }
+  int64_t n_context() const override { return world_.n_context; }
 
   void draft(int64_t anchor, int32_t block, Draft& out) const override {
     out.clear();
@@ -68,28 +69,39 @@ class Seeded : public Text {
   uint64_t seed_;
 };
 
-Outcome run(const World& world, uint64_t seed, int32_t n, const Strategy& strategy) {
-  Machine machine(seed);
-  return replay(Seeded(world, seed), n, world.pair, machine, strategy,
+Outcome run(const World& world, uint64_t seed, Span span, const Strategy& strategy) {
+  Machine machine(seed, world.noise);
+  return replay(Seeded(world, seed), span, world.pair, machine, strategy,
                 [&](double share) { machine.slowness = world.slowness(share); });
 }
 
 }  // namespace
 
-Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller) {
-  return run(world, seed, n, adaptive(controller));
+Outcome run(const World& world, uint64_t seed, Span span, Controller& controller) {
+  return run(world, seed, span, adaptive(controller));
 }
 
-Comparison compare(const World& world, int32_t n, int32_t n_seeds, bool calibrated) {
-  const auto seconds_a_token = [&](int32_t width, uint64_t seed) {
-    if (width != kAdaptive) return run(world, seed, n, fixed(width)).seconds_a_token();
-    Controller controller(kWidest);
-    Machine machine(seed);
-    machine.slowness = world.slowness(0);
-    if (calibrated) calibrate(world.pair, machine, controller.costs());
-    return run(world, seed, n, controller).seconds_a_token();
+void calibrated(const World& world, uint64_t seed, Costs& costs) {
+  Machine machine(seed, world.noise);
+  machine.slowness = world.slowness(0);
+  calibrate(world.pair, machine, costs);
+}
+
+void from_nothing(const World& /*world*/, uint64_t /*seed*/, Costs& /*costs*/) {}
+
+double seconds_a_token(const World& world, uint64_t seed, Span span, int32_t width,
+                       const Begin& begin) {
+  if (width != kAdaptive) return run(world, seed, span, fixed(width)).seconds_a_token();
+  Controller controller(world.pair.widest);
+  begin(world, seed, controller.costs());
+  return run(world, seed, span, controller).seconds_a_token();
+}
+
+Comparison compare(const World& world, Span span, int32_t n_seeds, const Begin& begin) {
+  const auto seconds = [&](int32_t width, uint64_t seed) {
+    return seconds_a_token(world, seed, span, width, begin);
   };
-  return compare(seconds_a_token, n_seeds);
+  return compare(seconds, n_seeds, world.pair.widest);
 }
 
 }  // namespace dflash::traces

@@ -25,12 +25,25 @@ struct World {
   std::function<double(int32_t)> shortening = [](int32_t) { return 1.0; };
   /// What a decode costs more, by share of the text.
   std::function<double(double)> slowness = [](double) { return 1.0; };
+  Noise noise = {};
+  int64_t n_context = 0;  ///< tokens of context at first
 };
 
-/// A text of n tokens, with widths that a controller chooses.
-Outcome run(const World& world, uint64_t seed, int32_t n, Controller& controller);
+/// A text of so many tokens, with widths that a controller chooses.
+Outcome run(const World& world, uint64_t seed, Span span, Controller& controller);
 
-/// The controller is new for each seed, and has measured what decodes cost where `calibrated`.
-Comparison compare(const World& world, int32_t n, int32_t n_seeds, bool calibrated = true);
+/// What a new controller knows before the first token.
+using Begin = std::function<void(const World&, uint64_t seed, Costs&)>;
+/// It has measured what decodes cost, on the machine as it is at first.
+void calibrated(const World& world, uint64_t seed, Costs& costs);
+/// Nothing.
+void from_nothing(const World& world, uint64_t seed, Costs& costs);
+
+/// Of a fixed width, or with kAdaptive of a new controller.
+double seconds_a_token(const World& world, uint64_t seed, Span span, int32_t width,
+                       const Begin& begin = calibrated);
+
+/// The controller is new for each seed.
+Comparison compare(const World& world, Span span, int32_t n_seeds, const Begin& begin = calibrated);
 
 }  // namespace dflash::traces
