@@ -301,19 +301,24 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             super().eval(tokens[start : start + self.n_batch])
 
     def _read(self, session: _core.Session, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), self.n_batch):
-            self._turns.check_cancelled()
-            chunk = list(tokens[start : start + self.n_batch])
-            session.extend(chunk, all_rows=self._logits_all)
-            end = self.n_tokens + len(chunk)
-            self.input_ids[self.n_tokens : end] = chunk
-            if self._logits_all:
-                rows = np.ctypeslib.as_array(
-                    self._ctx.get_logits(), shape=(len(chunk), self._n_vocab)
-                )
-                self.scores[self.n_tokens : end] = rows
-            self.n_tokens = end
-            self._requires_eval = False
+        try:
+            for start in range(0, len(tokens), self.n_batch):
+                self._turns.check_cancelled()
+                self._read_chunk(session, list(tokens[start : start + self.n_batch]))
+        except BaseException:
+            # A memory that cannot drop a part of a sequence may have lost all of it.
+            self.n_tokens = min(self.n_tokens, session.n_past)
+            raise
+
+    def _read_chunk(self, session: _core.Session, chunk: list[int]) -> None:
+        session.extend(chunk, all_rows=self._logits_all)
+        end = self.n_tokens + len(chunk)
+        self.input_ids[self.n_tokens : end] = chunk
+        if self._logits_all:
+            rows = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(chunk), self._n_vocab))
+            self.scores[self.n_tokens : end] = rows
+        self.n_tokens = end
+        self._requires_eval = False
 
     @_as_in_parent(llama_cpp.Llama.sample)
     @_locked

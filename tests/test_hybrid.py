@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from dflash_local import Llama, Session
+from dflash_local import Cancelled, Llama, Session
 from dflash_local.gguf_header import GGUFHeader
 
 N_EMBD, N_FF, N_HEAD, N_HEAD_KV, CONV = 64, 128, 4, 2, 3
@@ -95,8 +97,8 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory, tiny_verifier: Path) -> Pat
 
 OPTIONS: dict[str, Any] = {
     "n_ctx": 256,
-    "n_threads": 2,
-    "n_threads_batch": 2,
+    "n_threads": 1,
+    "n_threads_batch": 1,
     "type_k": llama_cpp.GGML_TYPE_F32,
     "type_v": llama_cpp.GGML_TYPE_F32,
 }
@@ -149,6 +151,73 @@ def test_costs_of_a_hybrid_verifier_are_measured_and_adaptive_output_equals_plai
         assert all(seconds > 0 for seconds in llm.session.learned()["verify"])
         for prompt in PROMPTS:
             assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
+
+
+@pytest.mark.parametrize("n_batch", [3, 4, 8, 9, 10])
+@pytest.mark.parametrize("width", [None, 2, 7])
+def test_a_small_batch_bounds_the_drafts_that_are_verified(
+    plain: llama_cpp.Llama,
+    hybrid: Path,
+    tiny_drafters: dict[str, Path],
+    n_batch: int,
+    width: int | None,
+) -> None:
+    """libllama ends the process where its snapshots and two tokens do not fit in one n_ubatch."""
+    drafter = tiny_drafters["dflash-b8"]
+    with Llama(hybrid, drafter=drafter, width=width, **{**OPTIONS, "n_batch": n_batch}) as llm:
+        assert llama_cpp.llama_n_rs_seq(llm.ctx) == min(width or 7, n_batch - 2)
+        for prompt in PROMPTS:
+            assert greedy(llm, prompt, 20) == greedy(plain, prompt, 20)
+        assert len(llm.stats.total.verified_per_width) <= n_batch - 1
+
+
+def test_a_width_that_the_snapshots_do_not_hold_is_said(
+    hybrid: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], width=2, **OPTIONS) as llm:
+        with pytest.warns(RuntimeWarning, match="2 drafts at most"):
+            llm.width = 5
+        greedy(llm, PROMPTS[0], 20)
+        assert len(llm.stats.total.verified_per_width) == 3
+
+
+@pytest.mark.parametrize("n_taken", [1, 2, 3, 4])
+def test_the_next_turn_reads_only_what_is_new(
+    plain: llama_cpp.Llama, llm: Llama, n_taken: int
+) -> None:
+    """Also after an answer that ended inside a block with a rejected draft."""
+    prompt = PROMPTS[1] * 8
+    expected = greedy(plain, prompt, 12)
+    generator = llm.generate(prompt, temp=0.0)
+    begun = [next(generator)]
+    begun.append(generator.send([*expected[1:4], *((t + 1) % 300 for t in expected[4:8])]))
+    begun += islice(generator, n_taken - 1)
+    assert begun == expected[: 1 + n_taken]
+    generator.close()
+    turn = [*prompt, *begun[:-1], 9, 8, 7]
+    assert llm.n_tokens == len(turn) - 3
+    assert greedy(llm, turn, 20) == greedy(plain, turn, 20)
+    assert llm.stats.last.n_prompt == 3
+
+
+def test_a_read_that_was_cut_short_leaves_no_trace(plain: llama_cpp.Llama, llm: Llama) -> None:
+    """A recurrent state is lost with it: the next prompt is read from its beginning."""
+    expected = greedy(plain, PROMPTS[0], 20)
+    assert greedy(llm, PROMPTS[0], 20) == expected
+    long = [5 + i % 300 for i in range(200)]
+    for _ in range(20):
+        llm.reset()
+        thread = threading.Thread(target=lambda: suppressed(lambda: llm.eval(long)))
+        thread.start()
+        while thread.is_alive():
+            llm.cancel()
+        assert greedy(llm, PROMPTS[0], 20) == expected
+        assert greedy(llm, [*long, *PROMPTS[0]], 5) == greedy(plain, [*long, *PROMPTS[0]], 5)
+
+
+def suppressed(work: Callable[[], None]) -> None:
+    with suppress(Cancelled):
+        work()
 
 
 def test_rejected_drafts_are_taken_back_at_every_depth(
