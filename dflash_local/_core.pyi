@@ -161,6 +161,7 @@ class DrafterOptions:
         causal: attention within the block.
         sample_from_anchor: DSpark: the anchor's row predicts too.
         has_confidence: DSpark: a confidence head is there.
+        n_ctx: positions of context that it sees at most; 0: as its memory holds beside a block.
         sequence: the sequence of its context that the session owns.
     """
 
@@ -170,6 +171,7 @@ class DrafterOptions:
     causal: bool
     sample_from_anchor: bool
     has_confidence: bool
+    n_ctx: int
     sequence: int
     def __init__(self) -> None: ...
 
@@ -188,6 +190,10 @@ class Drafter:
         """Drafts a block gives at most."""
 
     @property
+    def n_ctx(self) -> int:
+        """Positions of context that it sees at most: the last ones."""
+
+    @property
     def options(self) -> DrafterOptions: ...
     @property
     def backend_seconds(self) -> float:
@@ -204,8 +210,8 @@ class Session:
     Args:
         verifier: kept alive by the session.
         drafter: None decodes plainly.
-        width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None:
-            decided step by step, for the most tokens a second.
+        width: drafts a step, at most as many as the drafter gives; 0: plain decoding, and no
+            features are read. None: decided step by step, for the most tokens a second.
     """
 
     def __init__(
@@ -309,7 +315,7 @@ class Session:
         """The drafter's memory."""
 
     def load_drafter(self, state: bytes, n_features: int) -> None:
-        """Restores the drafter's memory, which holds features of ``n_features`` positions."""
+        """Restores the drafter's memory; of the features it holds, those up to ``n_features``."""
 
     def calibrate(self, seconds: float) -> None:
         """Measures what decodes cost by width, for about so long; before the first prompt.
@@ -346,7 +352,11 @@ class Session:
     def n_past(self) -> int: ...
     @property
     def n_features(self) -> int:
-        """Positions of which the drafter holds features, from 0 on."""
+        """Positions of which the drafter holds features, but for the first ``n_forgotten``."""
+
+    @property
+    def n_forgotten(self) -> int:
+        """Positions at the beginning of which it holds none any more, or never did at width 0."""
 
     @property
     def anchored(self) -> bool:

@@ -43,6 +43,9 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   if (max_width() + 1 > n_inject_) {
     throw std::invalid_argument("the drafter's n_ubatch must hold a whole block");
   }
+  n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context)) - (max_width() + 1);
+  if (options_.n_ctx > 0) n_ctx_ = std::min(n_ctx_, options_.n_ctx);
+  if (n_ctx_ < 1) throw std::invalid_argument("the drafter's n_ctx must hold more than a block");
   // libllama's own default for this architecture is causal.
   api().llama_set_causal_attn(context, options_.causal);
   // The lattice of DFlash2 and the confidences of DSpark come through these rows.
@@ -138,6 +141,12 @@ void LlamaDrafter::trim(int32_t pos) {
   }
 }
 
+void LlamaDrafter::forget(int32_t pos) {
+  if (!api().llama_memory_seq_rm(memory_, options_.sequence, -1, pos)) {
+    throw BackendError("the drafter's memory could not drop its oldest positions");
+  }
+}
+
 std::string LlamaDrafter::save() {
   std::string state(api().llama_state_seq_get_size(context_, options_.sequence), '\0');
   const size_t n = api().llama_state_seq_get_data(
@@ -147,7 +156,7 @@ std::string LlamaDrafter::save() {
   return state;
 }
 
-void LlamaDrafter::load(const std::string& state) {
+void LlamaDrafter::load(std::string_view state) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(state.data());
   if (api().llama_state_seq_set_data(context_, bytes, state.size(), options_.sequence) == 0) {
     throw BackendError("the drafter's state could not be restored: it is of another drafter");

@@ -18,6 +18,7 @@ struct DrafterOptions {
   bool causal = false;              ///< attention within the block
   bool sample_from_anchor = false;  ///< DSpark: the anchor's row predicts too
   bool has_confidence = false;      ///< DSpark: a confidence head is there
+  int32_t n_ctx = 0;                ///< positions of context at most; 0: as there is room for
   int32_t sequence = 0;
 };
 
@@ -32,12 +33,14 @@ class LlamaDrafter : public Drafter {
   /// block_size - 1, or block_size where the anchor's row predicts too.
   int32_t max_width() const override;
   int32_t max_inject() const override { return n_inject_; }
+  int32_t n_ctx() const override { return n_ctx_; }
 
   void inject(const float* features, int32_t n, int32_t pos) override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
+  void forget(int32_t pos) override;
   std::string save() override;
-  void load(const std::string& state) override;
+  void load(std::string_view state) override;
 
   /// The logits of draft row `i` of the last draft, [n_vocab]; not with DFlash2.
   const float* logits(int32_t i) const;
@@ -64,6 +67,7 @@ class LlamaDrafter : public Drafter {
   int32_t n_features_;
   int32_t n_vocab_;
   int32_t n_inject_;
+  int32_t n_ctx_;
   int32_t selector_top_k_;
   bool mrope_;
   std::vector<Token> block_;
