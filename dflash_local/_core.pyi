@@ -185,6 +185,9 @@ class Drafter:
     """
 
     def __init__(self, context: int, options: DrafterOptions) -> None: ...
+    def try_out(self) -> None:
+        """Takes in and drafts as much as it ever will, at once: fails where there is no memory."""
+
     @property
     def max_width(self) -> int:
         """Drafts a block gives at most."""

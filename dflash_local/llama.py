@@ -8,6 +8,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,9 +17,10 @@ import numpy as np
 
 from . import _core, generation, pairing, seam
 from .drafter_file import DrafterInfo, read_drafter
-from .errors import BackendError
+from .errors import AllocationError, BackendError
 from .hub import fingerprint
 from .learned import Learned
+from .placement import checked_devices, placement_beside
 from .state import LlamaState
 from .stats import SessionStats
 from .turns import Turns
@@ -28,6 +30,9 @@ _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameter
 
 #: What temperatures above 0 may do.
 SAMPLING = ("exact", "rejection")
+
+#: Positions of context that a drafter sees, where nothing else is said.
+DRAFTER_CTX = 8192
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -71,8 +76,19 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
+        drafter_ctx: positions of context that the drafter sees at most, the last ones; None: 8192.
+            More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
+        drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
+            them that the verifier has there (``n_gpu_layers``).
+        drafter_devices: names of the devices that get them, as libllama calls them ("CUDA1"); None:
+            those of the verifier (``main_gpu``, ``split_mode``, ``tensor_split``).
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
+
+    A drafter that does not fit the memory is warned of, and decoding is plain.
+
+    At width 0 the drafter is told nothing of the text: set another one, and drafts begin with what
+    is read or answered from then on.
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier.
@@ -86,6 +102,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
         sampling: str = "exact",
+        drafter_ctx: int | None = None,
+        drafter_gpu_layers: int | None = None,
+        drafter_devices: Sequence[str] | None = None,
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -98,6 +117,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._learned: Learned | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
+        self._drafter_options = _checked_options(drafter_ctx, drafter_gpu_layers, drafter_devices)
         self._warned: set[str] = set()
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
@@ -121,12 +141,23 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 "verifier's architecture, so drafts cannot be verified on it: decoding plainly"
             )
             return
-        self._session = seam.open_session(self, info, rows, self._width)
+        options = self._drafter_options
+        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
+        try:
+            self._session = seam.open_session(
+                self, info, rows, width=self._width, n_ctx=options.n_ctx, placement=placement
+            )
+        except AllocationError as error:
+            self._warn(
+                f"the drafter does not fit the memory, so decoding is plain ({error}): a smaller "
+                "drafter_ctx or n_ctx needs less, and drafter_gpu_layers=0 none of a device's"
+            )
+            return
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
         seam.grow_arrays(self)
         if self._width is None:
-            self._learned = Learned(seam.pair_key(self, info))
+            self._learned = Learned(seam.pair_key(self, info, placement))
             self._learned.begin(self._session)
         if self._width is not None and self._width > info.max_width:
             self._warn(f"width {self._width}: the drafter's block gives {info.max_width} at most")
@@ -323,7 +354,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._catch_up(session)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"drafter": self.drafter_path, "width": self._width, "sampling": self._sampling}
+        own = {
+            "drafter": self.drafter_path,
+            "width": self._width,
+            "sampling": self._sampling,
+            "drafter_ctx": self._drafter_options.n_ctx,
+            "drafter_gpu_layers": self._drafter_options.gpu_layers,
+            "drafter_devices": self._drafter_options.devices,
+        }
         return {**super().__getstate__(), **own}
 
     @_as_in_parent(llama_cpp.Llama.close)
@@ -384,6 +422,23 @@ def _checked_width(width: int | None) -> int | None:
     if width is not None and width < 0:
         raise ValueError(f"width is {width}: expected 0 or more, or None")
     return width
+
+
+@dataclass(frozen=True)
+class _DrafterOptions:
+    n_ctx: int
+    gpu_layers: int | None
+    devices: tuple[str, ...]
+
+
+def _checked_options(
+    n_ctx: int | None, gpu_layers: int | None, devices: Sequence[str] | None
+) -> _DrafterOptions:
+    if n_ctx is not None and n_ctx < 1:
+        raise ValueError(f"drafter_ctx is {n_ctx}: expected 1 or more, or None")
+    if gpu_layers is not None and gpu_layers < -1:
+        raise ValueError(f"drafter_gpu_layers is {gpu_layers}: expected -1 or more, or None")
+    return _DrafterOptions(n_ctx or DRAFTER_CTX, gpu_layers, checked_devices(devices))
 
 
 def _drafter_info(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> DrafterInfo:

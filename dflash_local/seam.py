@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import platform
 from pathlib import Path
@@ -22,6 +23,7 @@ from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
 from .pairing import DrafterInfo, VerifierInfo
+from .placement import Placement
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -63,10 +65,18 @@ def can_take_back(llm: Llama, n_tokens: int) -> bool:
     return not _is_recurrent(llm) or llama_cpp.llama_n_rs_seq(llm._ctx.ctx) >= n_tokens
 
 
-def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) -> _core.Session:
+def open_session(
+    llm: Llama,
+    info: DrafterInfo,
+    rows: int,
+    *,
+    width: int | None,
+    n_ctx: int,
+    placement: Placement,
+) -> _core.Session:
     """Loads the drafter; the verifier's stack closes both, before its context."""
     drafter = LoadedDrafter(
-        info, llm._ctx.ctx, llm.context_params, n_gpu_layers=llm.model_params.n_gpu_layers
+        info, llm._ctx.ctx, llm.context_params, n_ctx=n_ctx, placement=placement
     )
     llm._stack.callback(drafter.close)
     verifier = _core.Verifier(
@@ -77,7 +87,7 @@ def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) ->
     return session
 
 
-def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
+def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, object]:
     """All that the cost of decoding this pair depends on, as plain values."""
     model, context = llm.model_params, llm.context_params
     return {
@@ -92,6 +102,7 @@ def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
         ],
         "threads": [llm.n_threads, llm.n_threads_batch],
         "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
+        "drafter_gpu": dataclasses.asdict(placement),
         "context": [
             context.n_batch,
             context.n_ubatch,

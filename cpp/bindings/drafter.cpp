@@ -63,6 +63,7 @@ void register_drafter(py::module_& module) {
              return LlamaDrafter(from_address<llama_context>(context), options);
            }),
            py::arg("context"), py::arg("options"))
+      .def("try_out", &LlamaDrafter::try_out, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("max_width", &LlamaDrafter::max_width)
       .def_property_readonly("n_ctx", &LlamaDrafter::n_ctx)
       .def_property_readonly("options", &LlamaDrafter::options)

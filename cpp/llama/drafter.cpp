@@ -56,6 +56,14 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   }
 }
 
+void LlamaDrafter::try_out() {
+  const int32_t n = std::min(n_inject_, n_ctx_);
+  const std::vector<float> rows(static_cast<size_t>(n) * static_cast<size_t>(n_features_), 0.0F);
+  inject(rows.data(), n, 0);
+  decode_block(options_.mask_token, n, max_width() + first_row());
+  trim(0);
+}
+
 int32_t LlamaDrafter::max_width() const {
   return predicts_from_anchor() ? options_.block_size : options_.block_size - 1;
 }

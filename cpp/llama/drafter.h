@@ -37,6 +37,9 @@ class LlamaDrafter : public Drafter {
 
   void inject(const float* features, int32_t n, int32_t pos) override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
+  /// Takes in as many rows and drafts as wide as it ever will, and forgets that: what there is no
+  /// memory for fails here. For a drafter that holds nothing yet.
+  void try_out();
   void trim(int32_t pos) override;
   void forget(int32_t pos) override;
   std::string save() override;
