@@ -28,6 +28,10 @@ _NO_MEMORY = re.compile(r"alloc|out of (device |host )?memory", re.IGNORECASE)
 class LoadedDrafter:
     """Model and context of a drafter. Close it before the verifier's context is freed.
 
+    Attributes:
+        core: what a session takes.
+        context: its ``llama_context``.
+
     Args:
         info: the checked file; its pair with the verifier has to be checked too.
         verifier: the verifier's ``llama_context``; embedding and head are borrowed from it.
@@ -58,6 +62,7 @@ class LoadedDrafter:
             params = _context_params(info, verifier, verifier_params, n_ctx)
             context = _make_context(info, model, params)
             stack.callback(llama_cpp.llama_free, context)
+            self.context = context
             try:
                 self.core = _core.Drafter(address(context), drafter_options(info, n_ctx))
             except ValueError as error:
@@ -95,7 +100,7 @@ def _load_model(info: DrafterInfo, placement: Placement) -> Any:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(info.path), params)
     del kept
     if model is None:
-        raise _failure(info, "could not load the drafter", "".join(log))
+        raise _failure(info, "could not load the drafter", log)
     return model
 
 
@@ -103,7 +108,7 @@ def _make_context(info: DrafterInfo, model: Any, params: Any) -> Any:
     with captured_log() as log:
         context = llama_cpp.llama_init_from_model(model, params)
     if context is None:
-        raise _failure(info, "could not make the drafter's context", "".join(log))
+        raise _failure(info, "could not make the drafter's context", log)
     return context
 
 
@@ -113,12 +118,14 @@ def _try_out(info: DrafterInfo, drafter: _core.Drafter) -> None:
         try:
             drafter.try_out()
         except (RuntimeError, MemoryError) as error:
-            raise _failure(info, "could not run the drafter", f"{''.join(log)} {error}") from error
+            raise _failure(info, "could not run the drafter", [*log, str(error)]) from error
 
 
-def _failure(info: DrafterInfo, what: str, why: str) -> BackendError:
-    kind = AllocationError if _NO_MEMORY.search(why) else BackendError
-    why = " ".join(why.split()) or "it does not say why"
+def _failure(info: DrafterInfo, what: str, lines: list[str]) -> BackendError:
+    """What to raise after libllama said ``lines``: of an allocation the first is the cause."""
+    no_memory = [line for line in lines if _NO_MEMORY.search(line)]
+    kind = AllocationError if no_memory else BackendError
+    why = " ".join("".join(no_memory[:1] or lines).split()) or "it does not say why"
     return kind(f"{info.path}: llama-cpp-python {llama_cpp.__version__} {what}: {why}")
 
 

@@ -236,7 +236,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             tokens = tokens[self.n_tokens :]
         self.eval(tokens)
         self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
-        if session.features_missing:
+        if session.features_missing and self._width != 0:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "
                 "it, with another one, or damaged; or a multimodal prompt): decoding plainly until "
