@@ -162,6 +162,8 @@ class DrafterOptions:
         sample_from_anchor: DSpark: the anchor's row predicts too.
         has_confidence: DSpark: a confidence head is there.
         n_ctx: positions of context that it sees at most; 0: as its memory holds beside a block.
+        device_top_k: the device that computes the logits chooses the likeliest tokens, where it
+            can; its context needs ``n_outputs_max_per_seq`` of a block's rows.
         sequence: the sequence of its context that the session owns.
     """
 
@@ -172,6 +174,7 @@ class DrafterOptions:
     sample_from_anchor: bool
     has_confidence: bool
     n_ctx: int
+    device_top_k: bool
     sequence: int
     def __init__(self) -> None: ...
 
@@ -195,6 +198,10 @@ class Drafter:
     @property
     def n_ctx(self) -> int:
         """Positions of context that it sees at most: the last ones."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device chooses the likeliest tokens, so that no logits come from it."""
 
     @property
     def options(self) -> DrafterOptions: ...
@@ -309,7 +316,8 @@ class Session:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
 
     def draft_logits(self, row: int) -> npt.NDArray[np.float32]:
-        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2.
+        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2, and not
+        where its device chose among them.
 
         They are at hand from a draft until the drafter works again.
         """

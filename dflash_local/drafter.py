@@ -38,6 +38,7 @@ class LoadedDrafter:
         verifier_params: parameters that context was made with: threads, types, offloading.
         n_ctx: positions of context that it sees at most; None: all of the verifier's.
         placement: the devices that hold it.
+        device_top_k: its head lies on a device, which shall choose the likeliest tokens.
 
     Raises:
         AllocationError: there is not the memory for it.
@@ -53,6 +54,7 @@ class LoadedDrafter:
         *,
         n_ctx: int | None = None,
         placement: Placement | None = None,
+        device_top_k: bool = False,
     ) -> None:
         self.info = info
         self._stack = contextlib.ExitStack()
@@ -62,9 +64,11 @@ class LoadedDrafter:
             params = _context_params(info, verifier, verifier_params, n_ctx)
             context = _make_context(info, model, params)
             stack.callback(llama_cpp.llama_free, context)
+            options = drafter_options(info, n_ctx)
+            options.device_top_k = device_top_k
             self.context = context
             try:
-                self.core = _core.Drafter(address(context), drafter_options(info, n_ctx))
+                self.core = _core.Drafter(address(context), options)
             except ValueError as error:
                 raise ModelError(f"{info.path}: {error}") from error
             _try_out(info, self.core)
@@ -140,6 +144,7 @@ def _context_params(
     params.n_seq_max = 1
     # Rows of logits of one block. 0 would mean n_batch rows of them.
     params.n_outputs_max = info.block_size + 1
+    params.n_outputs_max_per_seq = info.block_size + 1
     # A block is always a batch, so both counts mean the same here.
     params.n_threads = verifier_params.n_threads_batch
     params.n_threads_batch = verifier_params.n_threads_batch

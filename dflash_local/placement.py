@@ -37,6 +37,11 @@ class Placement:
     tensor_split: tuple[float, ...] = ()
     devices: tuple[str, ...] = ()
 
+    @property
+    def on_device(self) -> bool:
+        """Whether a device holds a part of it: there is one, and layers are offloaded."""
+        return self.n_gpu_layers != 0 and bool(gpus())
+
     def apply(self, params: Any) -> list[Any]:
         """Fills a ``llama_model_params``; what is returned has to live until the model is loaded.
 

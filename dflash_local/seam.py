@@ -76,7 +76,13 @@ def open_session(
 ) -> _core.Session:
     """Loads the drafter; the verifier's stack closes both, before its context."""
     drafter = LoadedDrafter(
-        info, llm._ctx.ctx, llm.context_params, n_ctx=n_ctx, placement=placement
+        info,
+        llm._ctx.ctx,
+        llm.context_params,
+        n_ctx=n_ctx,
+        placement=placement,
+        # The verifier's head is the first of its layers that is offloaded, and most drafters' too.
+        device_top_k=placement.on_device and llm.model_params.n_gpu_layers != 0,
     )
     llm._stack.callback(drafter.close)
     verifier = _core.Verifier(

@@ -54,6 +54,9 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   } else if (options_.has_confidence) {
     api().llama_set_embeddings_nextn(context, true, /*masked=*/true);
   }
+  if (options_.device_top_k && options_.kind != DrafterKind::dflash2) {
+    device_ = DeviceTopK::attach(context, options_.sequence);
+  }
 }
 
 void LlamaDrafter::try_out() {
@@ -102,15 +105,35 @@ void LlamaDrafter::decode(const llama_batch& batch) {
 const float* LlamaDrafter::logits(int32_t i) const {
   // libllama counts negative rows from the end.
   if (i < 0) throw std::invalid_argument("a row of logits is 0 or more");
+  if (device_) throw std::invalid_argument("the drafter's logits stay on its device");
   const float* row = timed(backend_seconds_,
                            [&] { return api().llama_get_logits_ith(context_, first_row() + i); });
   if (row == nullptr) throw std::invalid_argument("the last draft has no such row of logits");
   return row;
 }
 
+void LlamaDrafter::likeliest_of(int32_t i, int32_t k, std::vector<llama_token_data>& out) const {
+  if (device_) {
+    timed(backend_seconds_, [&] { device_->read(first_row() + i, out); });
+    if (out.size() > static_cast<size_t>(k)) out.resize(static_cast<size_t>(k));
+    return;
+  }
+  const float* row = logits(i);
+  out.clear();
+  for (const int32_t id : top_k(row, n_vocab_, std::min(k, n_vocab_))) {
+    out.push_back({id, row[id], 0.0F});
+  }
+}
+
+Likeliest LlamaDrafter::likeliest_of(int32_t i) const {
+  if (!device_) return likeliest(logits(i), n_vocab_);
+  likeliest_of(i, 1, candidates_);
+  return {candidates_.front().id, candidates_.front().p};
+}
+
 void LlamaDrafter::read_rows(int32_t width, Draft& out) const {
   for (int32_t i = 0; i < width; ++i) {
-    const Likeliest best = likeliest(logits(i), n_vocab_);
+    const Likeliest best = likeliest_of(i);
     out.tokens.push_back(best.id);
     if (!options_.has_confidence) out.confidence.push_back(best.probability);
   }
