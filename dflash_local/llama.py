@@ -135,6 +135,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
         rows = seam.remake_context(self, info)
+        if rows is None:
+            self._warn(
+                "there is no memory for what drafting needs of the verifier's context, so decoding "
+                "is plain: a smaller n_ctx or n_batch leaves room"
+            )
+            return
         if not seam.can_take_back(self, info.max_width):
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
@@ -236,7 +242,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             tokens = tokens[self.n_tokens :]
         self.eval(tokens)
         self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
-        if session.features_missing and self._width != 0:
+        if session.features_missing and session.width != 0:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "
                 "it, with another one, or damaged; or a multimodal prompt): decoding plainly until "

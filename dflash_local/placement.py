@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
-from llama_cpp import _ctypes_extensions, _ggml
+from llama_cpp import _ctypes_extensions
 
 if TYPE_CHECKING:
     from .llama import Llama
@@ -141,13 +142,13 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
     libraries: tuple[Callable[[], Any], ...] = (
         lambda: llama_cpp.llama_cpp._lib,
-        lambda: _ggml.libggml,
+        lambda: importlib.import_module("llama_cpp._ggml").libggml,
         lambda: _ctypes_extensions.load_shared_library("ggml-base", folder),
     )
     for library in libraries:
         try:
             function = getattr(library(), name)
-        except (AttributeError, OSError):
+        except (AttributeError, ImportError, OSError):
             continue
         function.restype, function.argtypes = result, list(arguments)
         return function

@@ -43,18 +43,27 @@ def verifier_info(llm: Llama) -> VerifierInfo:
     )
 
 
-def remake_context(llm: Llama, info: DrafterInfo) -> int:
-    """Makes the verifier's context again, for blocks; gives the rows of logits that it holds."""
+def remake_context(llm: Llama, info: DrafterInfo) -> int | None:
+    """Makes the verifier's context again, for blocks; gives the rows of logits that it holds.
+
+    None where there is no memory for that: it is made again as it was.
+    """
     llm._ctx.close()
     params = llm.context_params
-    rows = int(llm.n_batch)
+    before = (params.n_outputs_max, params.n_rs_seq)
+    rows: int | None = int(llm.n_batch)
     if not (llm._logits_all or params.embeddings):
         # Rows for a block instead of a whole batch: they take n_vocab floats each.
-        rows = params.n_outputs_max = min(info.max_width + 1, rows)
+        rows = params.n_outputs_max = min(info.max_width + 1, llm.n_batch)
     if _is_recurrent(llm):
         # Such a memory takes back only what it holds snapshots of.
         params.n_rs_seq = info.max_width
-    context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    try:
+        context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    except ValueError:
+        params.n_outputs_max, params.n_rs_seq = before
+        context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+        rows = None
     llm._ctx = llm._stack.enter_context(contextlib.closing(context))
     _apply_lora(llm)
     return rows

@@ -253,3 +253,35 @@ def test_a_decode_that_fails_for_another_reason_is_an_error(
     monkeypatch.setattr("dflash_local.drafter._core.Drafter", Broken)
     with pytest.raises(BackendError, match=r"could not run the drafter: .*the computation failed"):
         dflash_local.Llama(tiny_verifier, drafter=tiny_drafters["dflash-b8"], **ONE_THREAD)
+
+
+@pytest.mark.parametrize("embedding", [False, True])
+def test_without_the_memory_for_blocks_the_verifiers_context_is_as_it_was(
+    embedding: bool,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+    make_llama: MakeLlama,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Snapshots of a recurrent memory are the large part; here the second context fails."""
+    made: list[Any] = []
+    make = seam.internals.LlamaContext
+
+    def second_fails(**kwargs: Any) -> Any:
+        params = kwargs["params"]
+        made.append((params.n_outputs_max, params.n_rs_seq))
+        if len(made) == 2:
+            raise ValueError("Failed to create llama_context")
+        return make(**kwargs)
+
+    monkeypatch.setattr(seam.internals, "LlamaContext", second_fails)
+    drafter = tiny_drafters["dflash-b8"]
+    options = {"drafter": drafter, "embedding": embedding, **ONE_THREAD}
+    with pytest.warns(RuntimeWarning, match="what drafting needs of the verifier's context"):
+        llm = make_llama(dflash_local.Llama, tiny_verifier, **options)
+    assert llm.session is None
+    assert len(made) == 3
+    assert made[0] == made[2]
+    (prompt,) = tiny_prompts(llm, 1, seed=4)
+    stock = make_llama(llama_cpp.Llama, tiny_verifier, **ONE_THREAD)
+    assert greedy(llm, prompt, 40) == greedy(stock, prompt, 40)
