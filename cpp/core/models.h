@@ -28,7 +28,7 @@ class Verifier {
   /// Floats in a row of features; 0 without a tap.
   virtual int32_t n_features() const = 0;
 
-  /// Whether decodes from here on give features; at first they do. A change costs a decode's time.
+  /// Whether decodes from here on give features; at first they do. A change is not for each step.
   virtual void tap(bool on) = 0;
   /// Decodes `n` tokens at positions `pos`, `pos + 1`, ...
   virtual void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) = 0;

@@ -48,8 +48,9 @@ SavedDrafter parse_saved(std::string_view state) {
   if (state.substr(0, kStateMark.size()) != kStateMark) return {0, state};
   state.remove_prefix(kStateMark.size());
   int32_t n_forgotten = -1;
-  if (state.size() >= sizeof n_forgotten)
+  if (state.size() >= sizeof n_forgotten) {
     std::memcpy(&n_forgotten, state.data(), sizeof n_forgotten);
+  }
   if (n_forgotten < 0) throw BackendError("the drafter's state is damaged: its head is not whole");
   return {n_forgotten, state.substr(sizeof n_forgotten)};
 }
