@@ -241,7 +241,7 @@ class Session:
 
         Returns:
             How many of ``tokens`` are kept; the rest is for ``extend``. At least one is left,
-            unless the logits after the last are at hand.
+            unless the logits after the last are at hand; more where some were read at width 0.
         """
 
     def extend(

@@ -87,8 +87,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     A drafter that does not fit the memory is warned of, and decoding is plain.
 
-    At width 0 the drafter is told nothing of the text: set another one, and drafts begin with what
-    is read or answered from then on.
+    At width 0 the drafter is told nothing of the text. Set another one, and it drafts from what is
+    answered from then on; the next prompt is read anew for it, as far back as it sees.
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier.

@@ -265,7 +265,7 @@ def test_a_state_of_an_earlier_version_is_loaded(
 # ---- width 0 -------------------------------------------------------------------------------
 
 
-def test_width_0_reads_no_features_and_another_width_drafts_from_there(
+def test_width_0_reads_no_features_and_after_it_the_next_prompt_is_read_anew(
     make_llama: MakeLlama,
     tiny_verifier: Path,
     tiny_drafters: dict[str, Path],
@@ -283,17 +283,42 @@ def test_width_0_reads_no_features_and_another_width_drafts_from_there(
         assert session.n_features == session.n_past == session.n_forgotten
         assert llm.stats.total.seconds_inject == 0
         llm.width = 7
-        n_read = session.n_past
         rest = long_answer(llm, prompts[0] + answer, 200)
         assert rest == plain[0][60:260]
-        assert session.n_forgotten == n_read
+        assert session.n_forgotten == 0
+        assert llm.stats.last.n_prompt == len(prompts[0] + answer)
         check_drafts(llm)
+        fresh = make_llama(dflash_local.Llama, tiny_verifier, **{**options, "width": 7})
+        long_answer(fresh, prompts[0] + answer, 200)
+        assert (fresh.stats.last.n_drafted, fresh.stats.last.n_accepted) == (
+            llm.stats.last.n_drafted,
+            llm.stats.last.n_accepted,
+        )
         llm.width = 0
         assert long_answer(llm, prompts[1], 60) == plain[1][:60]
         llm.width = 7
         assert long_answer(llm, prompts[2], 60) == plain[2][:60]
         check_drafts(llm)
         assert session.n_forgotten == 0
+
+
+def test_a_width_set_in_the_middle_of_an_answer_drafts_from_what_follows(
+    make_llama: MakeLlama,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+    prompts: list[list[int]],
+    plain: list[list[int]],
+) -> None:
+    options = {"drafter": tiny_drafters["dflash-b8"], "width": 0, **ONE_THREAD}
+    llm = make_llama(dflash_local.Llama, tiny_verifier, **options)
+    tokens = []
+    for token in islice(llm.generate(prompts[0], temp=0.0), 200):
+        tokens.append(token)
+        if len(tokens) == 30:
+            llm.width = 7
+    assert tokens == plain[0][:200]
+    assert llm.session.n_forgotten >= len(prompts[0]) + 28
+    check_drafts(llm)
 
 
 def test_a_width_that_changes_within_a_step_is_no_matter(

@@ -84,6 +84,11 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   int32_t keep = std::min(common_prefix(tokens_, prompt), n_past_);
   const bool logits_at_hand = logits_live_ && n_past_ == keep;
   if (keep == size_of(prompt) && !logits_at_hand) keep -= 1;
+  if (wants_features()) {
+    // What was read at width 0 is read again, as far back as the drafter sees.
+    keep = std::min(keep, std::max(untold_from_, size_of(prompt) - drafter_->n_ctx()));
+    untold_from_ = kNowhere;
+  }
   const int32_t reached = rewind(keep);
   n_expected_ = size_of(prompt);
   return reached;
@@ -129,12 +134,14 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
   total_.n_prompt += n;
 }
 
-// At width 0 nobody asks for features.
+// At width 0 nobody asks for them.
+bool Session::wants_features() const {
+  return drafter_ != nullptr && options_.width != 0;
+}
+
 void Session::decode(const Token* tokens, int32_t n, Rows rows) {
-  if (drafter_ != nullptr) {
-    tapped_ = options_.width != 0;
-    verifier_.tap(tapped_);
-  }
+  tapped_ = wants_features();
+  if (drafter_ != nullptr) verifier_.tap(tapped_);
   verifier_.decode(tokens, n, n_past_, rows);
 }
 
@@ -143,6 +150,7 @@ void Session::decode(const Token* tokens, int32_t n, Rows rows) {
 void Session::take_features(int32_t n) {
   if (drafter_ == nullptr || features_missing()) return;
   const auto width = static_cast<size_t>(verifier_.n_features());
+  if (!tapped_) untold_from_ = std::min(untold_from_, n_forgotten_);
   const int32_t n_skipped = n_unneeded(n);
   if (n_skipped > 0) forget(n_features_ + n_skipped);
   for (int32_t row = n_skipped; row < n;) {
@@ -189,6 +197,7 @@ void Session::keep_features(int32_t n) {
   const int32_t n_injected = std::min(n_features_ - n_waiting(), n);
   n_features_ = std::min(n_features_, n);
   n_forgotten_ = std::min(n_forgotten_, n);
+  if (untold_from_ >= n) untold_from_ = kNowhere;
   waiting_.resize(static_cast<size_t>(n_features_ - n_injected) *
                   static_cast<size_t>(verifier_.n_features()));
 }
@@ -582,6 +591,7 @@ void Session::load_drafter(const std::string& state, int32_t n_features) {
   const SavedDrafter saved = parse_saved(state);
   n_features_ = 0;
   n_forgotten_ = 0;
+  untold_from_ = kNowhere;
   waiting_.clear();
   guarded([&] {
     drafter_->load(saved.memory);

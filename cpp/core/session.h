@@ -41,7 +41,8 @@ struct StepResult {
 /// `n_forgotten()`: they are injected before a block is drafted, so that plain decoding costs
 /// nothing more. The oldest are dropped where the drafter has no room for them; and, with the
 /// drafter's whole memory, where too many wait and drafting has not paid for long. At width 0 no
-/// features are read: drafts begin after what is read or emitted once the width is another.
+/// features are read: once the width is another, drafts begin after what is emitted from then on,
+/// and keep_prefix() gives back what the drafter has not seen of the next prompt, to be read again.
 /// Between two calls one of these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
@@ -66,7 +67,8 @@ class Session {
   /// Makes the timeline exactly `prompt`: keeps the common prefix, reads the rest.
   void sync(const std::vector<Token>& prompt, const Progress& progress = {});
   /// The first half of sync(): keeps what `prompt` and the timeline share, gives its length. At
-  /// least one token is left to read, unless the logits after the whole prompt are at hand.
+  /// least one token is left to read, unless the logits after the whole prompt are at hand; more
+  /// where some of it was read at width 0, and the drafter is to see it now.
   int32_t keep_prefix(const std::vector<Token>& prompt);
   /// Reads tokens after the timeline (a pending anchor is dropped).
   void extend(const Token* tokens, int32_t n, Rows rows = Rows::last,
@@ -133,6 +135,7 @@ class Session {
   void anchor_last();
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
+  bool wants_features() const;
   void decode(const Token* tokens, int32_t n, Rows rows);
   void take_features(int32_t n);
   int32_t n_unneeded(int32_t n) const;
@@ -166,9 +169,11 @@ class Session {
   int32_t n_past_ = 0;
   int32_t n_features_ = 0;
   int32_t n_forgotten_ = 0;
-  int32_t n_expected_ = 0;   // tokens of the prompt that is being read
-  int32_t tokens_idle_ = 0;  // emitted since a block was drafted that promised to pay
-  bool tapped_ = false;      // the last decode gave features
+  static constexpr int32_t kNowhere = std::numeric_limits<int32_t>::max();
+  int32_t untold_from_ = kNowhere;  // position from which on width 0 told the drafter nothing
+  int32_t n_expected_ = 0;          // tokens of the prompt that is being read
+  int32_t tokens_idle_ = 0;         // emitted since a block was drafted that promised to pay
+  bool tapped_ = false;             // the last decode gave features
   bool logits_live_ = false;
   bool proposed_ = false;
   // The memories hold, or may hold, more than the timeline: at first what others left there.

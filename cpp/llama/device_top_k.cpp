@@ -45,18 +45,18 @@ void backend_reset(llama_sampler* sampler) {
   if (dist->iface->backend_reset != nullptr) dist->iface->backend_reset(dist);
 }
 
-llama_sampler_i probabilities_interface() {
-  llama_sampler_i interface = {};
-  interface.name = name;
-  interface.apply = apply;
-  interface.free = free_dist;
-  interface.backend_init = backend_init;
-  interface.backend_apply = backend_apply;
-  interface.backend_reset = backend_reset;
-  return interface;
+llama_sampler_i probabilities_methods() {
+  llama_sampler_i methods = {};
+  methods.name = name;
+  methods.apply = apply;
+  methods.free = free_dist;
+  methods.backend_init = backend_init;
+  methods.backend_apply = backend_apply;
+  methods.backend_reset = backend_reset;
+  return methods;
 }
 
-llama_sampler_i probabilities = probabilities_interface();
+llama_sampler_i probabilities = probabilities_methods();
 
 // libllama marks the samplers of a chain that the device runs.
 bool on_device(llama_sampler* chain, int32_t i) {

@@ -63,7 +63,7 @@ TEST(at_width_0_no_features_are_read_and_none_are_missing) {
   CHECK_EQUAL(rig.session.n_forgotten(), rig.session.n_past());
 }
 
-TEST(drafts_begin_with_what_is_read_after_width_0) {
+TEST(drafts_begin_with_what_is_emitted_after_width_0_and_the_next_prompt_is_read_anew) {
   RigOptions options;
   options.width = 0;
   options.right = right::all;
@@ -75,11 +75,49 @@ TEST(drafts_begin_with_what_is_read_after_width_0) {
   check_answer(rig, 30);
   CHECK_EQUAL(rig.session.n_forgotten(), n_unknown);
   CHECK(n_accepted(rig) > 20);
-  rig.session.sync(joined(rig.session.tokens(), prompt(10, 3)));
-  CHECK_EQUAL(rig.session.n_forgotten(), n_unknown);
-  check_answer(rig);
-  rig.session.sync(prompt(30, 9));  // another text: all of it
+  const Tokens turn = joined(rig.session.tokens(), prompt(10, 3));
+  int32_t n_decoded = rig.verifier.n_decoded;
+  rig.session.sync(turn);
+  rig.check_agreement();
   CHECK_EQUAL(rig.session.n_forgotten(), 0);
+  CHECK_EQUAL(rig.verifier.n_decoded - n_decoded, static_cast<int32_t>(turn.size()));
+  n_decoded = rig.verifier.n_decoded;
+  rig.session.sync(joined(turn, prompt(7, 4)));  // once is enough
+  CHECK_EQUAL(rig.verifier.n_decoded - n_decoded, 7);
+  check_answer(rig);
+}
+
+TEST(a_prompt_read_at_width_0_is_read_anew_as_far_back_as_the_drafter_sees) {
+  RigOptions options = options_of(16);
+  Rig rig(options);
+  rig.session.sync(prompt(40));
+  check_answer(rig, 20);
+  const int32_t n_forgotten = rig.session.n_forgotten();
+  CHECK(n_forgotten > 0);
+  rig.session.set_width(0);
+  check_answer(rig, 40);
+  const Tokens all = rig.session.tokens();
+  rig.session.sync(joined(all, prompt(4, 3)));  // still at width 0
+  CHECK_EQUAL(rig.verifier.decodes.back(), 5);
+  rig.session.set_width(5);
+  rig.session.sync(joined(all, prompt(4, 3)));
+  CHECK_EQUAL(rig.verifier.decodes.back(), 16);
+  check_answer(rig);
+  // A prompt that leaves what was read at width 0 has nothing to be read anew.
+  rig.session.set_width(0);
+  check_answer(rig, 20);
+  rig.session.rewind(30);
+  rig.session.set_width(5);
+  rig.session.sync(joined(prompt(30), prompt(9, 8)));
+  CHECK_EQUAL(rig.verifier.decodes.back(), 9);
+  check_answer(rig);
+  // Nor has one that is so long that the drafter sees nothing of it.
+  rig.session.set_width(0);
+  check_answer(rig, 20);
+  rig.session.set_width(5);
+  const Tokens before = rig.session.tokens();
+  rig.session.sync(joined(before, prompt(60, 8)));
+  CHECK_EQUAL(rig.verifier.decodes.back(), 61);  // the anchor too
   check_answer(rig);
 }
 
