@@ -15,6 +15,17 @@ _EXIT_SECONDS = 5.0
 #: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
 OLDEST_LLAMA_CPP = "0.3.36"
 
+# What is shared with libllama; the last four for samplers on devices, which may be lacking.
+_STRUCTS = (
+    "llama_batch",
+    "llama_token_data",
+    "llama_token_data_array",
+    "llama_sampler_chain_params",
+    "llama_sampler",
+    "llama_sampler_data",
+    "llama_sampler_i",
+)
+
 
 def connect() -> None:
     """Fills the function table of ``_core``, and takes libllama's log.
@@ -22,7 +33,7 @@ def connect() -> None:
     Raises:
         ImportError: a function is missing, or a struct has another layout.
     """
-    structs = (llama_cpp.llama_batch, llama_cpp.llama_token_data, llama_cpp.llama_token_data_array)
+    structs = [getattr(llama_cpp, name) for name in _STRUCTS if hasattr(llama_cpp, name)]
     library = llama_cpp.llama_cpp._lib
     try:
         _core.bind(library._handle, {struct.__name__: _layout(struct) for struct in structs})

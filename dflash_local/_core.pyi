@@ -188,6 +188,9 @@ class DrafterOptions:
         causal: attention within the block.
         sample_from_anchor: DSpark: the anchor's row predicts too.
         has_confidence: DSpark: a confidence head is there.
+        n_ctx: positions of context that it sees at most; 0: as its memory holds beside a block.
+        device_top_k: the device that computes the logits chooses the likeliest tokens, where it
+            can; its context needs ``n_outputs_max_per_seq`` of a block's rows.
         sequence: the sequence of its context that the session owns.
     """
 
@@ -197,6 +200,8 @@ class DrafterOptions:
     causal: bool
     sample_from_anchor: bool
     has_confidence: bool
+    n_ctx: int
+    device_top_k: bool
     sequence: int
     def __init__(self) -> None: ...
 
@@ -210,9 +215,20 @@ class Drafter:
     """
 
     def __init__(self, context: int, options: DrafterOptions) -> None: ...
+    def try_out(self) -> None:
+        """Takes in and drafts as much as it ever will, at once: fails where there is no memory."""
+
     @property
     def max_width(self) -> int:
         """Drafts a block gives at most."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions of context that it sees at most: the last ones."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device chooses the likeliest tokens, so that no logits come from it."""
 
     @property
     def options(self) -> DrafterOptions: ...
@@ -235,8 +251,8 @@ class Session:
     Args:
         verifier: kept alive by the session.
         drafter: None decodes plainly.
-        width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None:
-            decided step by step, for the most tokens a second.
+        width: drafts a step, at most as many as the drafter gives; 0: plain decoding, and no
+            features are read. None: decided step by step, for the most tokens a second.
         stop: ends its work, as ``cancel`` does; one of its own where none is given.
     """
 
@@ -263,7 +279,7 @@ class Session:
 
         Returns:
             How many of ``tokens`` are kept; the rest is for ``extend``. At least one is left,
-            unless the logits after the last are at hand.
+            unless the logits after the last are at hand; more where some were read at width 0.
         """
 
     def extend(
@@ -338,7 +354,8 @@ class Session:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
 
     def draft_logits(self, row: int) -> npt.NDArray[np.float32]:
-        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2.
+        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2, and not
+        where its device chose among them.
 
         They are at hand from a draft until the drafter works again.
         """
@@ -347,7 +364,7 @@ class Session:
         """The drafter's memory."""
 
     def load_drafter(self, state: bytes, n_features: int) -> None:
-        """Restores the drafter's memory, which holds features of ``n_features`` positions."""
+        """Restores the drafter's memory; of the features it holds, those up to ``n_features``."""
 
     def calibrate(self, seconds: float) -> None:
         """Measures what decodes cost by width, for about so long; before the first prompt.
@@ -392,7 +409,11 @@ class Session:
     def n_past(self) -> int: ...
     @property
     def n_features(self) -> int:
-        """Positions of which the drafter holds features, from 0 on."""
+        """Positions of which the drafter holds features, but for the first ``n_forgotten``."""
+
+    @property
+    def n_forgotten(self) -> int:
+        """Positions at the beginning of which it holds none any more, or never did at width 0."""
 
     @property
     def anchored(self) -> bool:

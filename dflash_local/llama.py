@@ -8,6 +8,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,9 +18,10 @@ import numpy as np
 from . import _core, arguments, generation, pairing, parent, seam
 from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
-from .errors import BackendError
+from .errors import AllocationError, BackendError
 from .hub import fingerprint
 from .learned import Learned
+from .placement import checked_devices, placement_beside
 from .state import LlamaState
 from .stats import SessionStats
 from .turns import Turn, Turns
@@ -29,6 +31,9 @@ _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameter
 
 #: What temperatures above 0 may do.
 SAMPLING = ("exact", "rejection")
+
+#: Positions of context that a drafter sees, where nothing else is said.
+DRAFTER_CTX = 8192
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -72,10 +77,21 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
+        drafter_ctx: positions of context that the drafter sees at most, the last ones; None: 8192.
+            More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
+        drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
+            them that the verifier has there (``n_gpu_layers``).
+        drafter_devices: names of the devices that get them, as libllama calls them ("CUDA1"); None:
+            those of the verifier (``main_gpu``, ``split_mode``, ``tensor_split``).
         turn_timeout: seconds that a call waits while another thread's call or answer is at work;
             None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
+
+    A drafter that does not fit the memory is warned of, and decoding is plain.
+
+    At width 0 the drafter is told nothing of the text. Set another one, and it drafts from what is
+    answered from then on; the next prompt is read anew for it, as far back as it sees.
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier.
@@ -91,6 +107,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
         sampling: str = "exact",
+        drafter_ctx: int | None = None,
+        drafter_gpu_layers: int | None = None,
+        drafter_devices: Sequence[str] | None = None,
         turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
@@ -105,6 +124,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._learned: Learned | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
+        self._drafter_options = _checked_options(drafter_ctx, drafter_gpu_layers, drafter_devices)
         self._warned: set[str] = set()
         if ignored := arguments.unknown(kwargs, _ARGUMENTS):
             self._warn(f"{ignored}: ignored")
@@ -127,6 +147,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
         rows = seam.remake_context(self, info, self._width)
+        if rows is None:
+            self._warn(
+                "there is no memory for what drafting needs of the verifier's context, so decoding "
+                "is plain: a smaller n_ctx or n_batch leaves room"
+            )
+            return
         if rows == 0:
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
@@ -134,12 +160,23 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 "snapshots, or n_batch or n_ubatch is below 3): decoding plainly"
             )
             return
-        self._session = seam.open_session(self, info, rows, self._width)
+        options = self._drafter_options
+        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
+        try:
+            self._session = seam.open_session(
+                self, info, rows, width=self._width, n_ctx=options.n_ctx, placement=placement
+            )
+        except AllocationError as error:
+            self._warn(
+                f"the drafter does not fit the memory, so decoding is plain ({error}): a smaller "
+                "drafter_ctx or n_ctx needs less, and drafter_gpu_layers=0 none of a device's"
+            )
+            return
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
         seam.grow_arrays(self)
         if self._width is None:
-            self._learned = Learned(seam.pair_key(self, info))
+            self._learned = Learned(seam.pair_key(self, info, placement))
             self._learned.begin(self._session)
         self._warn_of_width(info.max_width)
 
@@ -265,7 +302,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._read(session, tokens)
         self._align(session)
         self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
-        if session.features_missing:
+        if session.features_missing and session.width != 0:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "
                 "it, with another one, or damaged; or a multimodal prompt): decoding plainly until "
@@ -408,6 +445,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "drafter": self.drafter_path,
             "width": self._width,
             "sampling": self._sampling,
+            "drafter_ctx": self._drafter_options.n_ctx,
+            "drafter_gpu_layers": self._drafter_options.gpu_layers,
+            "drafter_devices": self._drafter_options.devices,
             "turn_timeout": self.turn_timeout,
         }
         return {**super().__getstate__(), **own}
@@ -475,6 +515,23 @@ def _checked_width(width: int | None) -> int | None:
     if width is not None and width < 0:
         raise ValueError(f"width is {width}: expected 0 or more, or None")
     return width
+
+
+@dataclass(frozen=True)
+class _DrafterOptions:
+    n_ctx: int
+    gpu_layers: int | None
+    devices: tuple[str, ...]
+
+
+def _checked_options(
+    n_ctx: int | None, gpu_layers: int | None, devices: Sequence[str] | None
+) -> _DrafterOptions:
+    if n_ctx is not None and n_ctx < 1:
+        raise ValueError(f"drafter_ctx is {n_ctx}: expected 1 or more, or None")
+    if gpu_layers is not None and gpu_layers < -1:
+        raise ValueError(f"drafter_gpu_layers is {gpu_layers}: expected -1 or more, or None")
+    return _DrafterOptions(n_ctx or DRAFTER_CTX, gpu_layers, checked_devices(devices))
 
 
 def _drafter_info(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> DrafterInfo:

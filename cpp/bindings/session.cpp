@@ -191,7 +191,9 @@ py::array_t<float> draft_logits(Handle& handle, int32_t row) {
 /// None: decided step by step.
 SessionOptions with_width(std::optional<int32_t> width) {
   if (width && *width < 0) throw py::value_error("width must be 0 or more, or None");
-  return {width.value_or(SessionOptions::kAdaptive)};
+  SessionOptions options;
+  options.width = width.value_or(SessionOptions::kAdaptive);
+  return options;
 }
 
 std::optional<int32_t> width_of(const SessionOptions& options) {
@@ -344,6 +346,7 @@ void register_fields(py::class_<Handle>& session) {
       .def_property_readonly("tokens", field([](const Session& s) { return s.tokens(); }))
       .def_property_readonly("n_past", field([](const Session& s) { return s.n_past(); }))
       .def_property_readonly("n_features", field([](const Session& s) { return s.n_features(); }))
+      .def_property_readonly("n_forgotten", field([](const Session& s) { return s.n_forgotten(); }))
       .def_property_readonly("anchored", field([](const Session& s) { return s.anchored(); }))
       .def_property_readonly("logits_live", field([](const Session& s) { return s.logits_live(); }))
       .def_property_readonly("features_missing",
@@ -354,7 +357,7 @@ void register_fields(py::class_<Handle>& session) {
       .def_property("width", field([](const Session& s) { return width_of(s.options()); }),
                     [](Handle& handle, std::optional<int32_t> width) {
                       const SessionOptions options = with_width(width);
-                      handle.run([&](Session& s) { s.set_options(options); });
+                      handle.run([&](Session& s) { s.set_width(options.width); });
                     })
       .def("__repr__", &repr);
 }

@@ -43,12 +43,13 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   const double rate_now = rate();
   const Choice copy = best_verify(chances_of(lookup), room, rate_now);
   const Choice block = best_block(room, rate_now, catch_up);
-  if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0};
+  if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0, false};
   if (block.tokens > kMargin) {
     pause_ = 1;
-    return {0, wider(block.width)};
+    return {0, wider(block.width), false};
   }
-  return {0, may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks) ? block.width : 0};
+  if (!may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks)) return {};
+  return {0, block.width, true};
 }
 
 // The width of a block that is likely to bring most, its drafting counted; it may be a loss.

@@ -7,14 +7,13 @@
 
 #include "core/errors.h"
 #include "llama/sampler.h"
-#include "llama/top_k.h"
 
 namespace dflash {
 
 namespace {
 
 // Any q is right: what is less likely for the drafter is not worth the sorting.
-constexpr int32_t kCandidates = 64;
+constexpr int32_t kCandidates = DeviceTopK::kMost;
 
 // Sharper than the drafter's own distribution: a weak drafter's likeliest token is right more often
 // than it says, and a good one's loses little. Any sharpness leaves the answers' distribution.
@@ -69,13 +68,8 @@ RejectionSampler::RejectionSampler(const LlamaVerifier& verifier, const LlamaDra
       n_shaping_(api().llama_sampler_chain_n(chain) - 1) {}
 
 void RejectionSampler::redraw(Draft& draft) {
-  const int32_t k = std::min(kCandidates, drafter_.n_vocab());
   for (size_t row = 0; row < draft.tokens.size(); ++row) {
-    const float* logits = drafter_.logits(static_cast<int32_t>(row));
-    candidates_.clear();
-    for (const int32_t id : top_k(logits, drafter_.n_vocab(), k)) {
-      candidates_.push_back({id, logits[id], 0.0F});
-    }
+    drafter_.likeliest_of(static_cast<int32_t>(row), kCandidates, candidates_);
     llama_token_data_array candidates = array_of(candidates_, /*sorted=*/true);
     for (int32_t i = 0; i < n_shaping_; ++i) {
       if (!knows_no_text(name_in(chain_, i))) continue;

@@ -40,8 +40,17 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
       throw std::invalid_argument("feature layer " + std::to_string(layer) +
                                   " is not among the verifier's " + std::to_string(n_layer));
     }
-    api().llama_set_embeddings_layer_inp(context, static_cast<uint32_t>(layer), true);
   }
+  tap(true);
+}
+
+// libllama reserves its graphs anew after each of these calls, switched or not.
+void LlamaVerifier::tap(bool on) {
+  if (tapped_ == on) return;
+  for (const int32_t layer : options_.feature_layers) {
+    api().llama_set_embeddings_layer_inp(context_, static_cast<uint32_t>(layer), on);
+  }
+  tapped_ = on;
 }
 
 void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) {
@@ -62,7 +71,7 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   });
   if (code != 0) failed(code);
   check_decode(code, "verifier");
-  n_decoded_ = n;
+  n_decoded_ = tapped_ ? n : 0;
   oldest_snapshot_ = pos;
 }
 
@@ -78,7 +87,7 @@ void LlamaVerifier::check_tokens(const Token* tokens, int32_t n) const {
 
 void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
   if (first < 0 || first + n > n_decoded_) {
-    throw std::logic_error("features of rows that the last decode did not have");
+    throw std::logic_error("features of rows that the last decode did not give");
   }
   const auto width = static_cast<size_t>(n_embd_);
   const auto stride = static_cast<size_t>(n_features());

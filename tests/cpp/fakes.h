@@ -94,6 +94,7 @@ class FakeVerifier : public Verifier {
   int32_t n_batch() const override { return size_.n_batch; }
   int32_t max_rows() const override { return size_.max_rows; }
   int32_t n_features() const override { return kFeatures; }
+  void tap(bool on) override { tapped = on; }
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   bool trim(int32_t pos) override;
@@ -108,6 +109,8 @@ class FakeVerifier : public Verifier {
   /// Puts tokens there behind the session's back.
   void write(const std::vector<Token>& tokens);
 
+  bool tapped = true;                    ///< decodes give features
+  int32_t n_gathered = 0;                ///< rows of features that were asked for
   int32_t n_decoded = 0;                 ///< tokens decoded so far
   std::vector<int32_t> decodes;          ///< sizes of all decodes
   std::function<void()> while_decoding;  ///< something that happens meanwhile
@@ -124,6 +127,7 @@ class FakeVerifier : public Verifier {
   int32_t first_row_ = 0;         // position of the last decode
   bool dropped_ = true;           // since the last decode
   const Stop* stop_ = nullptr;
+  bool has_features_ = false;  // of the last decode
 };
 
 class FakeDrafter : public Drafter {
@@ -142,16 +146,20 @@ class FakeDrafter : public Drafter {
   int32_t n_features() const override { return n_features_wanted; }
   int32_t max_width() const override { return block_size_ - 1; }
   int32_t max_inject() const override { return max_inject_wanted; }
+  int32_t n_ctx() const override { return n_ctx_wanted; }
   void inject(const float* features, int32_t n, int32_t pos) override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
+  void forget(int32_t pos) override;
   std::string save() override;
-  void load(const std::string& state) override;
+  void load(std::string_view state) override;
 
   const std::vector<Row>& memory() const { return memory_; }
 
   int32_t n_features_wanted = FakeVerifier::kFeatures;
   int32_t max_inject_wanted = 5;
+  int32_t n_ctx_wanted = 4096;
+  int32_t n_injected = 0;       ///< rows taken in so far
   int32_t n_drafts = 0;         ///< calls of draft()
   std::vector<int32_t> widths;  ///< what they were asked for
 
