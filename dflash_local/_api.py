@@ -1,4 +1,4 @@
-"""Connects the C++ module to the libllama that ``llama_cpp`` has loaded."""
+"""The C++ module, connected to the libllama that ``llama_cpp`` has loaded: import it from here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import llama_cpp
 
 from . import _core
 
+__all__ = ["OLDEST_LLAMA_CPP", "_core"]
+
 #: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
 OLDEST_LLAMA_CPP = "0.3.36"
 
 
-def connect() -> None:
+def _connect() -> None:
     """Fills the function table of ``_core``.
 
     Raises:
@@ -33,3 +35,6 @@ def _layout(struct: type[ctypes.Structure]) -> list[int]:
     """The offsets of its fields, then its size."""
     offsets = [getattr(struct, field[0]).offset for field in struct._fields_]
     return [*offsets, ctypes.sizeof(struct)]
+
+
+_connect()

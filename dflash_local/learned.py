@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from . import _core
+from ._api import _core
 from .errors import BackendError
 from .hub import cache_dir
 

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 import llama_cpp
 import numpy as np
 
-from . import _core, generation, pairing, seam
+from . import generation, pairing, seam
+from ._api import _core
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .hub import fingerprint
