@@ -61,6 +61,25 @@ def smollm2_drafter() -> Path:
     return hub.demo_drafter()
 
 
+@pytest.fixture(scope="session")
+def smollm2_f32(smollm2: Path) -> Path:
+    """The same weights in F32, in which engines and CPUs agree (540 MB, made once)."""
+    return _in_f32(smollm2)
+
+
+@pytest.fixture(scope="session")
+def smollm2_drafter_f32(smollm2_drafter: Path) -> Path:
+    """The demo's drafter in F32."""
+    return _in_f32(smollm2_drafter)
+
+
+def _in_f32(model: Path) -> Path:
+    file = hub.cache_dir() / "tests" / f"{model.stem}-f32-{hub.fingerprint(model)}.gguf"
+    if not file.is_file():
+        hub.requantize(model, file, llama_cpp.LLAMA_FTYPE_ALL_F32)
+    return file
+
+
 def _full_width(options: dict[str, Any]) -> dict[str, Any]:
     """Tests want the same drafts each time, unless they are about adaptive widths."""
     if options.get("drafter") is None:
