@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
@@ -21,6 +22,12 @@ F32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
 N_THREADS = 1
 
 MakeLlama = Callable[..., Any]
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays: without torch's objects `gc.collect` takes no time."""
+    gc.collect()
+    gc.freeze()
 
 
 def check_drafts(llm: Any, *, rejected: bool = True) -> None:
