@@ -1,7 +1,7 @@
-"""``dflash-local`` with a Ctrl-C at one moment of its life: a program for the tests of it.
+"""``dflash-local`` with a signal at one moment of its life: a program for the tests of it.
 
-`python interrupted.py MOMENT ARGUMENT ...`: the moment is a function's first call, as in
-"dflash_local.llama:eval", or a number of calls of any function; at 0 they are only counted.
+`python interrupted.py SIGNAL MOMENT ARGUMENT ...`: the moment is a call of a function, the third of
+"dflash_local.llama:eval*3", or the n-th call of any function, "*n"; "*0" never comes.
 """
 
 from __future__ import annotations
@@ -11,40 +11,30 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
 
 
-def interrupt_at(moment: str) -> Any:
-    """The profiler that sends the signal, once; the count of calls in it."""
-    calls, n_wanted = itertools.count(1), int(moment) if moment.isdigit() else -1
+def send_at(moment: str, number: signal.Signals) -> None:
+    """Sends this process the signal, at that moment of this thread."""
+    name, _, count = moment.partition("*")
+    calls, wanted = itertools.count(1), int(count or 1)
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         if event != "call":
             return
-        name = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
-        if next(calls) == n_wanted or name == moment:
+        called = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
+        if name in ("", called) and next(calls) == wanted:
             sys.setprofile(None)
-            signal.raise_signal(signal.SIGINT)
-
-    return profile, calls
-
-
-def main() -> NoReturn:
-    moment, *arguments = sys.argv[1:]
-    sys.argv[1:] = arguments
-    profile, calls = interrupt_at(moment)
-    real_exit = os._exit
-
-    def count_and_exit(status: int) -> NoReturn:
-        if moment == "0":
-            sys.stderr.write(f"{next(calls)} calls\n")
-            sys.stderr.flush()
-        real_exit(status)
-
-    os._exit = count_and_exit
-    from dflash_local.__main__ import program
+            os.kill(os.getpid(), number)
 
     sys.setprofile(profile)
+
+
+def main() -> None:
+    from dflash_local.__main__ import program
+
+    number, moment = signal.Signals[sys.argv[1]], sys.argv[2]
+    del sys.argv[1:3]
+    send_at(moment, number)
     program()
 
 

@@ -19,7 +19,7 @@ from dflash_local.convert import convert
 from exactness import ONE_THREAD, assert_mixed, counts, greedy, tiny_prompts
 from layout_files import write_checkpoint
 from republished import publications
-from test_upstream_parity import _answer, _kind
+from test_upstream_parity import _kind, _ours
 from tiny_weights import f32_edition
 
 import dflash_local
@@ -64,7 +64,7 @@ class Pairs:
 
     def counts(self, llm: Any) -> list[upstream.Answer]:
         """Texts, and the tokens drafted and accepted for each."""
-        return [_answer(llm, llm.session, prompt, N_TOKENS) for prompt in self.prompts]
+        return [_ours(llm, llm.session, prompt, N_TOKENS).answer for prompt in self.prompts]
 
 
 @pytest.fixture
