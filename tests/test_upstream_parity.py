@@ -3,8 +3,7 @@ llama.cpp's own loop. Wrong layers, flags, rows or masks all show here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from typing import Any
 import llama_cpp
 import pytest
 import upstream
-from exactness import DRAFTERS, END, ONE_THREAD, session_on, tiny_prompts, tokenize
+from exactness import DRAFTERS, ONE_THREAD, session_on, tiny_prompts, tokenize
 from reachable import reachable
+from upstream_counts import Ours, counts, kind, our_answer, same_text
 
 import dflash_local
-from dflash_local import Finish, Session
 from dflash_local.drafter_file import read_drafter
 
 pytestmark = pytest.mark.skipif(
@@ -25,57 +24,6 @@ pytestmark = pytest.mark.skipif(
 
 MakeLlama = Callable[..., Any]
 N_TOKENS = 64
-
-
-def _counts(session: Session, prompt: Sequence[int], n_tokens: int) -> tuple[list[int], int, int]:
-    """A greedy answer with the tokens drafted and accepted, as upstream counts them."""
-    session.sync(prompt)
-    answer: list[int] = []
-    n_drafted = n_accepted = 0
-    finish = Finish.none
-    while len(answer) < n_tokens and finish == Finish.none:
-        step = session.step(max_tokens=n_tokens - len(answer))
-        answer += step.tokens
-        n_drafted += step.n_drafted
-        n_accepted += step.n_accepted
-        finish = step.finish
-        all_drafts = len(step.tokens) == step.n_accepted < step.n_drafted
-        if finish == Finish.end_of_generation and all_drafts:
-            n_accepted -= 1  # upstream takes an end within a draft for the correction
-    return answer, n_drafted, n_accepted
-
-
-@dataclass(frozen=True)
-class Ours:
-    """What we said to a prompt, with the end that belongs to it, and what we counted."""
-
-    prompt: list[int]
-    tokens: list[int]
-    answer: upstream.Answer
-
-
-def _ours(llm: llama_cpp.Llama, session: Session, prompt: list[int], n_tokens: int) -> Ours:
-    tokens, n_drafted, n_accepted = _counts(session, prompt, n_tokens)
-    said = list(tokens)
-    while said and said[-1] in (*END, llm.token_eos()):
-        said.pop()
-    text = llm.detokenize(said, prev_tokens=prompt).decode()
-    return Ours(prompt, tokens, upstream.Answer(text, n_drafted, n_accepted))
-
-
-def _kind(drafter: Path) -> str:
-    return "dspark" if read_drafter(drafter).kind == "dspark" else "dflash"
-
-
-def _same_text(
-    ours: list[Ours], theirs: list[upstream.Answer], least_equal: float
-) -> list[tuple[Ours, upstream.Answer]]:
-    """The answers with one text in both, which at least a share of all have."""
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a.answer.text == b.text]
-    assert len(pairs) >= least_equal * len(ours)
-    drafted, accepted = (sum(getattr(b, n) for _, b in pairs) for n in ("n_drafted", "n_accepted"))
-    assert 0 < accepted < drafted
-    return pairs
 
 
 #: At most as wide as the drafter gives.
@@ -95,10 +43,10 @@ def test_counts_equal_those_of_upstreams_loop(
     llm = make_llama(dflash_local.Llama, tiny_verifier, drafter=drafter, width=width, **ONE_THREAD)
     prompts = tiny_prompts(llm, 12, seed=6)
     request = upstream.Request(
-        str(tiny_verifier), str(drafter), _kind(drafter), width, prompts, N_TOKENS
+        str(tiny_verifier), str(drafter), kind(drafter), width, prompts, N_TOKENS
     )
-    ours = [_ours(llm, llm.session, prompt, N_TOKENS) for prompt in prompts]
-    for a, b in _same_text(ours, upstream.answers(request), least_equal=0.9):
+    ours = [our_answer(llm, llm.session, prompt, N_TOKENS) for prompt in prompts]
+    for a, b in same_text(ours, upstream.answers(request), least_equal=0.9):
         assert a.answer == b
 
 
@@ -125,7 +73,7 @@ def _real_pair(
     ]
     files = (str(llm.model_path), str(llm.drafter_path))
     request = upstream.Request(*files, "dflash", width, prompts, n_tokens)
-    ours = [_ours(llm, llm.session, prompt, n_tokens) for prompt in prompts]
+    ours = [our_answer(llm, llm.session, prompt, n_tokens) for prompt in prompts]
     return ours, upstream.answers(request)
 
 
@@ -150,10 +98,10 @@ def test_counts_of_the_real_pair_in_bf16_are_within_what_rounding_can_do(
 ) -> None:
     real = make_llama(dflash_local.Llama, smollm2, drafter=smollm2_drafter, **ONE_THREAD)
     ours, theirs = _real_pair(real, 7, n_tokens=16)
-    for a, b in _same_text(ours, theirs, least_equal=0.5):
+    for a, b in same_text(ours, theirs, least_equal=0.5):
         if a.answer != b:
-            counts = reachable(real.session, a.prompt, a.tokens, 16, BF16_MARGIN)
-            assert (b.n_drafted, b.n_accepted) in counts
+            possible = reachable(real.session, a.prompt, a.tokens, 16, BF16_MARGIN)
+            assert (b.n_drafted, b.n_accepted) in possible
 
 
 @pytest.mark.parametrize("name", DRAFTERS)
@@ -167,7 +115,9 @@ def test_counts_differ_when_the_target_layers_are_off_by_one(
     for shift in (0, -1):
         layers = [layer + shift for layer in read_drafter(tiny_drafters[name]).target_layers]
         with session_on(stock, tiny_drafters[name], layers) as session:
-            answers.append([_ours(stock, session, prompt, N_TOKENS).answer for prompt in prompts])
+            answers.append(
+                [our_answer(stock, session, prompt, N_TOKENS).answer for prompt in prompts]
+            )
     right, wrong = answers
     assert [a.text for a in right] == [a.text for a in wrong]
     assert sum(a.n_accepted for a in wrong) < 0.9 * sum(a.n_accepted for a in right)
@@ -181,15 +131,13 @@ def test_reachable_counts_are_those_of_the_text_and_not_of_other_layers(
     drafter, prompts = tiny_drafters["dflash-b8"], tiny_prompts(stock, 8, seed=6)
     layers = [layer - 1 for layer in read_drafter(drafter).target_layers]
     with session_on(stock, drafter, layers) as session:
-        wrong = [_counts(session, prompt, N_TOKENS) for prompt in prompts]
+        wrong = [counts(session, prompt, N_TOKENS) for prompt in prompts]
     n_found = 0
     with session_on(stock, drafter) as session:
-        for prompt, (tokens, *counts) in zip(prompts, wrong, strict=True):
-            right = _counts(session, prompt, N_TOKENS)
+        for prompt, (tokens, *found) in zip(prompts, wrong, strict=True):
+            right = counts(session, prompt, N_TOKENS)
             assert right[0] == tokens
             assert reachable(session, prompt, tokens, N_TOKENS, 0.0) == {right[1:]}
             assert right[1:] in reachable(session, prompt, tokens, N_TOKENS, BF16_MARGIN)
-            n_found += tuple(counts) not in reachable(
-                session, prompt, tokens, N_TOKENS, BF16_MARGIN
-            )
+            n_found += tuple(found) not in reachable(session, prompt, tokens, N_TOKENS, BF16_MARGIN)
     assert n_found > len(prompts) / 2
