@@ -13,6 +13,7 @@ import llama_cpp
 import pytest
 from conftest import F32
 from exactness import generated, greedy, session_on, tiny_prompts
+from waiting import PATIENCE
 
 import dflash_local
 from dflash_local.learned import Learned
@@ -157,7 +158,7 @@ def test_a_model_that_nobody_closed_goes_quietly(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

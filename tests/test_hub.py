@@ -10,6 +10,7 @@ from pathlib import Path
 
 import llama_cpp
 import pytest
+from waiting import PATIENCE
 
 from dflash_local import ModelError, hub
 from dflash_local.gguf_header import GGUFHeader
@@ -43,7 +44,7 @@ def test_processes_that_make_it_at_once_all_get_the_whole_file(cache: Path) -> N
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE
     racers = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    outputs = [racer.communicate(timeout=60) for racer in racers]
+    outputs = [racer.communicate(timeout=PATIENCE) for racer in racers]
     assert outputs[0] == outputs[1]
     path, size = outputs[0][0].rsplit(maxsplit=1)
     assert outputs[0][1] == ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from waiting import PATIENCE
 
 from dflash_local import _core
 
@@ -281,7 +282,7 @@ def test_an_import_is_light_silent_and_starts_no_thread(statement: str, tmp_path
         [sys.executable, "-X", "dev", "-c", REPORT.format(statement=statement), str(out)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )
@@ -305,7 +306,7 @@ def test_importing_prints_nothing_at_all(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import dflash_local; dflash_local.Llama"],
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import F32, MODELS, MakeLlama, check_drafts
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+from waiting import PATIENCE
 
 from dflash_local import DFlashError, Llama, ModelError, pairing
 from dflash_local.drafter_file import DrafterInfo, read_drafter
@@ -497,7 +498,7 @@ def load_in_a_process(drafter: Path, *architectures: str) -> subprocess.Complete
         [sys.executable, "-c", LOAD, str(verifier), str(drafter), *architectures],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )

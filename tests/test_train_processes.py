@@ -79,9 +79,9 @@ def test_two_processes_make_the_drafter_that_one_makes(
     assert read == ["0-of-2", "1-of-2"]
     one, two = (json.loads((out / "report.json").read_text()) for out in (alone, tmp_path))
     assert one["texts"]["train_tokens"] == two["texts"]["train_tokens"]
-    assert [e["loss"] for e in one["log"]] == pytest.approx(
-        [e["loss"] for e in two["log"]], rel=1e-4
-    )
+    losses = [[entry["loss"] for entry in report["log"]] for report in (one, two)]
+    in_bf16 = processes.has_bf16(torch.device("cpu"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3 if in_bf16 else 1e-4)
     accepted = [report["log"][-1]["accepted"] for report in (one, two)]
     assert accepted[0] == pytest.approx(accepted[1], abs=0.05)
     ours, theirs = (
