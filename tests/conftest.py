@@ -17,7 +17,7 @@ from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
 
 MODELS = Path(__file__).parent / "models"
-#: Exactness: weights and K/V cache in F32, and two threads everywhere.
+#: Exactness: weights and K/V cache in F32, and one thread everywhere.
 F32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
 N_THREADS = 1
 
@@ -100,7 +100,7 @@ def _factory() -> Iterator[MakeLlama]:
     with ExitStack() as stack:
 
         def make(cls: type[Any], model_path: Path | str, **options: Any) -> Any:
-            """A `cls` with F32 K/V on two threads, closed after the test."""
+            """A `cls` with F32 K/V on one thread, closed after the test."""
             defaults: dict[str, Any] = {
                 "n_ctx": 512,
                 "n_threads": N_THREADS,

@@ -148,7 +148,8 @@ def test_a_model_that_nobody_closed_goes_quietly(
 ) -> None:
     script = (
         "import sys, dflash_local\n"
-        "llm = dflash_local.Llama(sys.argv[1], drafter=sys.argv[2], n_threads=1)\n"
+        "one = {'n_threads': 1, 'n_threads_batch': 1}\n"
+        "llm = dflash_local.Llama(sys.argv[1], drafter=sys.argv[2], **one)\n"
         "for _, token in zip(range(200), llm.generate([1, 14, 88], temp=1.0)):\n"
         "    pass\n"
         "assert llm.stats.total.n_steps > 32\n"

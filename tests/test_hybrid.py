@@ -95,8 +95,8 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory, tiny_verifier: Path) -> Pat
 
 OPTIONS: dict[str, Any] = {
     "n_ctx": 256,
-    "n_threads": 2,
-    "n_threads_batch": 2,
+    "n_threads": 1,
+    "n_threads_batch": 1,
     "type_k": llama_cpp.GGML_TYPE_F32,
     "type_v": llama_cpp.GGML_TYPE_F32,
 }

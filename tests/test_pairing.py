@@ -16,6 +16,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import F32, MODELS, MakeLlama, check_drafts
+from exactness import ONE_THREAD
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from waiting import PATIENCE
 
@@ -187,7 +188,7 @@ def test_a_truncated_drafter_is_an_error_wherever_it_ends(
     for end in [*range(8, len(whole), len(whole) // 40), len(whole) - 1]:
         path.write_bytes(whole[:end])
         with pytest.raises(ModelError, match=r"cut\.gguf"):
-            Llama(tiny_verifier, drafter=path, n_threads=1)
+            Llama(tiny_verifier, drafter=path, **ONE_THREAD)
 
 
 def test_flipped_bytes_of_the_header_never_end_in_another_exception(
@@ -386,7 +387,7 @@ def test_what_libllama_refuses_is_an_error_that_names_the_file(
 ) -> None:
     path = edited(edit, name)
     with pytest.raises(DFlashError, match=path.stem):
-        Llama(tiny_verifier, drafter=path, n_threads=1)
+        Llama(tiny_verifier, drafter=path, **ONE_THREAD)
 
 
 # ---- pairs ---------------------------------------------------------------------------------
@@ -466,7 +467,7 @@ def test_a_pair_of_files_that_does_not_fit(
 
     path = edited(edit)
     with pytest.raises(ModelError) as caught:
-        Llama(tiny_verifier, drafter=path, n_threads=1)
+        Llama(tiny_verifier, drafter=path, **ONE_THREAD)
     message = str(caught.value)
     assert "layers [4]" in message
     assert "1 of 384 tokens differ" in message
@@ -482,7 +483,7 @@ LOAD = """
 import sys
 from dflash_local import Llama, ModelError, pairing
 pairing.LAYER_INPUT_ARCHITECTURES |= set(sys.argv[3:])
-options = {"n_ctx": 64, "n_threads": 1}
+options = {"n_ctx": 64, "n_threads": 1, "n_threads_batch": 1}
 try:
     llm = Llama(sys.argv[1], drafter=sys.argv[2], **options)
     llm("the brown", max_tokens=4)
