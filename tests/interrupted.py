@@ -1,42 +1,34 @@
-"""``dflash-local`` with a signal at one moment of its life: a program for the tests of it.
+"""``dflash-local`` with a Ctrl-C at one moment of its life: a program for the tests of it.
 
-`python interrupted.py SIGNAL MOMENT ARGUMENT ...`: the moment is a call of a function, the third of
-"dflash_local.llama:eval*3", or the n-th call of any function, "*n"; "*0" never comes.
+`python interrupted.py MOMENT ARGUMENT ...`: the moment is the first call of a function, as in
+"dflash_local.llama:eval", or the n-th call of any function, "*n"; "*0" never comes.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import sys
 from types import FrameType
 
+from dflash_local.__main__ import program
 
-def send_at(moment: str, number: signal.Signals) -> None:
-    """Sends this process the signal, at that moment of this thread."""
-    name, _, count = moment.partition("*")
-    calls, wanted = itertools.count(1), int(count or 1)
+
+def interrupt_at(moment: str) -> None:
+    """Raises the signal in this process, at that moment."""
+    calls = itertools.count(1)
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         if event != "call":
             return
-        called = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
-        if name in ("", called) and next(calls) == wanted:
+        name = f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
+        if moment in (name, f"*{next(calls)}"):
             sys.setprofile(None)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(signal.SIGINT)
 
     sys.setprofile(profile)
 
 
-def main() -> None:
-    from dflash_local.__main__ import program
-
-    number, moment = signal.Signals[sys.argv[1]], sys.argv[2]
-    del sys.argv[1:3]
-    send_at(moment, number)
-    program()
-
-
 if __name__ == "__main__":
-    main()
+    interrupt_at(sys.argv.pop(1))
+    program()

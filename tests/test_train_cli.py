@@ -104,7 +104,7 @@ def test_it_ends_with_a_drafter_that_beats_its_own_start(trained: Path) -> None:
     assert [one["width"] for one in report["by_width"]["trained"]] == [1, 2, 3, 4]
     assert lengths["trained"][-1] > lengths["untrained"][-1]
     real = report["simulation"]
-    assert abs(real["accepted"] - lengths["trained"][-1]) <= 2 * real["error"]
+    assert abs(real["accepted"] - lengths["trained"][-1]) <= 3 * real["error"]
     assert report["verifier"]["chat_template"].startswith("sha256 ")
     for text in ((trained / "report.json").read_text(), (trained / "report.md").read_text()):
         assert str(trained.parent) not in text, "where things lie is nobody's business"
@@ -141,15 +141,36 @@ def test_the_gguf_drafts_what_torch_would(trained: Path, make_llama: Any, tmp_pa
             session.discard()
 
 
+#: The command, killed at a call of a method.
+KILLED = """
+import itertools, os, signal, sys
+from importlib import import_module
+
+module, owner, name, wanted = sys.argv[1:5]
+owner = getattr(import_module(f"dflash_local.train.{module}"), owner)
+method, calls = getattr(owner, name), itertools.count(1)
+
+def killing(*arguments, **options):
+    if next(calls) == int(wanted):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return method(*arguments, **options)
+
+setattr(owner, name, killing)
+from dflash_local.cli.train import main
+sys.exit(main(sys.argv[6:]))
+"""
+
+
 @pytest.mark.parametrize(
-    "moment", ["dflash_local.train.generate:answer", "dflash_local.train.loop:_look*3"]
+    "moment", ["generate Answerer answer 1", "loop Fit _look 3"], ids=["answers", "40 steps"]
 )
 def test_killed_and_started_again_it_ends_with_the_same_weights(
     trained: Path, prompts: Path, tmp_path: Path, moment: str
 ) -> None:
     """Killed when it writes answers, or when it has trained 40 steps."""
-    killing = [str(Path(__file__).parent / "interrupted.py"), "SIGKILL", moment]
-    process = train_in_a_process(killing, tmp_path, "--prompts", str(prompts))
+    process = train_in_a_process(
+        ["-c", KILLED, *moment.split()], tmp_path, "--prompts", str(prompts)
+    )
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL, stderr
     done = train(tmp_path, "--prompts", str(prompts))
