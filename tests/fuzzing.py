@@ -209,6 +209,12 @@ def flips(data: bytes, n_files: int, end: int, seed: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
+def write(path: Path, data: bytes) -> None:
+    """A new file: one that is written over goes to the disk at once on some file systems."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
 # ---- bounds --------------------------------------------------------------------------------
 
 
@@ -232,7 +238,7 @@ def drafter(name: str = "dflash-b8") -> File:
 
 def is_accepted(path: Path, data: bytes, read: Callable[[Path], object] = read_drafter) -> bool:
     """Whether a reader takes the file; anything but a ModelError that names it is raised."""
-    path.write_bytes(data)
+    write(path, data)
     refusal = None
     with bounded():
         try:
