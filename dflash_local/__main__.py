@@ -17,7 +17,7 @@ def program() -> NoReturn:
         from dflash_local.cli import main
 
         status = main()
-        with contextlib.suppress(OSError):  # whoever read our output has left
+        with contextlib.suppress(BrokenPipeError):  # whoever read our output has left
             sys.stdout.flush()
         interrupts.leave(status)
     except KeyboardInterrupt:

