@@ -58,8 +58,9 @@ QUESTIONS = (
     "What are three tips for better sleep?",
     "Explain what photosynthesis is.",
 )
-#: Twice what BF16 moves a logit of the drafter from where F32 has it.
-BF16_MARGIN = 0.5
+#: BF16 moves a logit of the drafter by up to 0.21 from where F32 has it: in two builds, and for the
+#: two logits that are compared, four times as much.
+BF16_MARGIN = 1.0
 
 
 def _real_pair(
