@@ -1,4 +1,4 @@
-"""Connects the C++ module to the libllama that ``llama_cpp`` has loaded."""
+"""The C++ module, connected to the libllama that ``llama_cpp`` has loaded: import it from here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import ctypes
 import llama_cpp
 
 from . import _core
+
+__all__ = ["OLDEST_LLAMA_CPP", "_core"]
 
 # A decode on a device cannot be cut short; one that takes longer is not waited for at exit.
 _EXIT_SECONDS = 5.0
@@ -27,8 +29,8 @@ _STRUCTS = (
 )
 
 
-def connect() -> None:
-    """Fills the function table of ``_core``, and takes libllama's log.
+def _connect() -> None:
+    """Fills the function table of ``_core``.
 
     Raises:
         ImportError: a function is missing, or a struct has another layout.
@@ -42,9 +44,6 @@ def connect() -> None:
             f"llama-cpp-python {llama_cpp.__version__} does not fit dflash-local: {error}. "
             f"Install a version that does: pip install 'llama-cpp-python>={OLDEST_LLAMA_CPP}'"
         ) from error
-    from . import llama_log  # it needs the table
-
-    llama_log.install()
     # Threads that are in _core when the interpreter ends would end the process.
     atexit.register(_core.prepare_exit, _EXIT_SECONDS)
 
@@ -53,3 +52,6 @@ def _layout(struct: type[ctypes.Structure]) -> list[int]:
     """The offsets of its fields, then its size."""
     offsets = [getattr(struct, field[0]).offset for field in struct._fields_]
     return [*offsets, ctypes.sizeof(struct)]
+
+
+_connect()

@@ -10,7 +10,7 @@ from typing import Any
 
 import llama_cpp
 
-from . import _core
+from ._api import _core
 from .drafter_file import DrafterInfo
 from .errors import AllocationError, BackendError, ModelError
 from .llama_log import captured_log

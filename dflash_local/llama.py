@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 import llama_cpp
 import numpy as np
 
-from . import _core, arguments, generation, pairing, parent, seam
+from . import arguments, generation, pairing, parent, seam
+from ._api import _core
 from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import AllocationError, BackendError

@@ -16,7 +16,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import _internals as internals
 
-from . import _core
+from ._api import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint

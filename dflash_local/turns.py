@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from ._core import Stop
+from ._api import _core
 from .errors import BackendError, Cancelled, DFlashError
 
 
@@ -30,7 +30,7 @@ class Turns:
         timeout: seconds that a call waits for its turn; None: as long as it takes.
     """
 
-    def __init__(self, stop: Stop, timeout: float | None = None) -> None:
+    def __init__(self, stop: _core.Stop, timeout: float | None = None) -> None:
         self.timeout = timeout
         self.current = Turn()
         self._stop = stop

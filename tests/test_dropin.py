@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import MakeLlama, check_drafts
+from exactness import ONE_THREAD
 from llama_cpp import LlamaGrammar, LogitsProcessorList, StoppingCriteriaList
 
 from dflash_local import ContextError, Llama
@@ -674,7 +675,7 @@ def test_a_context_smaller_than_libllama_makes_it_can_be_filled(
 def test_with_closes_and_close_may_be_called_twice(
     tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, width=3, n_threads=2) as llm:
+    with Llama(tiny_verifier, drafter=drafter, width=3, **ONE_THREAD) as llm:
         assert text_of(llm(PERSON, max_tokens=8, temperature=0)).startswith(" 13 years")
         check_drafts(llm, rejected=False)
     assert llm.model is None
@@ -685,7 +686,7 @@ def test_with_closes_and_close_may_be_called_twice(
 def test_quiet_by_default(
     capfd: pytest.CaptureFixture[str], tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, n_threads=2) as llm:
+    with Llama(tiny_verifier, drafter=drafter, **ONE_THREAD) as llm:
         assert llm.verbose is False
         llm(PERSON, max_tokens=20)
     assert capfd.readouterr() == ("", "")
@@ -694,7 +695,7 @@ def test_quiet_by_default(
 def test_verbose_is_as_loud_as_the_parent(
     capfd: pytest.CaptureFixture[str], tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, n_threads=2, verbose=True):
+    with Llama(tiny_verifier, drafter=drafter, **ONE_THREAD, verbose=True):
         pass
     assert "Available chat formats" in capfd.readouterr().err
 

@@ -61,6 +61,8 @@ class Conversation:
         Raises:
             ContextError: this turn alone does not fit; the conversation stays as it was.
         """
+        if self._turns and self._turns[-1]["role"] == "user":
+            self._turns.pop()  # an interrupt came before its answer began
         before = list(self._turns)
         self._turns.append(_message("user", text))
         try:
