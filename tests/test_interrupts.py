@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import MakeLlama
 from waiting import PATIENCE
 
+from dflash_local import Cancelled, Llama
 from dflash_local.cli.interrupts import Interrupts
 
 TESTS = Path(__file__).parent
@@ -38,9 +43,9 @@ def test_without_an_interrupt_the_answer_ends_as_always() -> None:
     [
         "llama_cpp:<module>",  # it is imported
         "dflash_local.cli.chat:_one_shot_text",
-        "llama_cpp._logger:llama_log_callback",  # C calls it while it loads the verifier
+        "dflash_local.llama_log:_receive",  # C calls it while it loads the verifier
         "dflash_local.drafter:__init__",
-        "dflash_local.llama:eval",
+        "dflash_local.llama:_read_chunk",
         "dflash_local.cli.screen:piece",
         "dflash_local.cli.report:write_json",
         "dflash_local.llama:close",
@@ -100,6 +105,27 @@ def _load(interrupts: Interrupts, n_interrupts: int, made: list[int]) -> None:
         for _ in range(n_interrupts):
             signal.raise_signal(signal.SIGINT)
         made.append(n_interrupts)
+
+
+def test_an_interrupt_cuts_a_decode_short(
+    interrupts: Interrupts, make_llama: MakeLlama, tiny_verifier: Path
+) -> None:
+    """The whole prompt is one decode, in which Python's own handler cannot run."""
+    size = {"n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}
+    llm = make_llama(Llama, tiny_verifier, **size)
+    interrupter = threading.Thread(target=lambda: (at_work(llm), os.kill(os.getpid(), 2)))
+    interrupter.start()
+    with interrupts.stopping(llm.cancel), pytest.raises((KeyboardInterrupt, Cancelled)):
+        llm.eval(list(range(20, 380)) * 22)
+    interrupter.join()
+    assert interrupts.came
+    assert llm.n_tokens == 0
+
+
+def at_work(llm: Llama) -> None:
+    while llm._turns._worker is None:
+        time.sleep(0.001)
+    time.sleep(0.05)  # it has begun to decode, which takes seconds
 
 
 def test_a_process_that_ignores_interrupts_goes_on_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,8 @@ class ChatSession:
         if n_dropped:
             self._screen.notice(f"the context is full: forgot the oldest {n_dropped} turn(s)")
         try:
-            answer = self._conversation.answer(self._show)
+            with interrupts.stopping(self._llm.cancel):
+                answer = self._conversation.answer(self._show)
         finally:
             self._screen.end_answer()
         facts = report(answer, self._llm.stats.last, self._setup)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -53,6 +55,25 @@ class Interrupts:
             self._held = False
         self.check()
 
+    @contextlib.contextmanager
+    def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
+        """Inside, Ctrl-C also calls ``stop`` at once, in a thread.
+
+        Python's own handler runs when the main thread comes back from C++, which may take a while.
+        """
+        ours, pythons = socket.socketpair()
+        pythons.setblocking(False)
+        thread = threading.Thread(target=_listen, args=(ours, stop), daemon=True)
+        thread.start()
+        before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            pythons.close()
+            thread.join()
+            ours.close()
+
     def leave(self, status: int) -> NoReturn:
         """Ends the process now.
 
@@ -70,6 +91,12 @@ class Interrupts:
     def _unraisable(self, lost: UnraisableHookArgs) -> None:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(lost)
+
+
+def _listen(signals: socket.socket, stop: Callable[[], object]) -> None:
+    while numbers := signals.recv(64):  # Python writes the number of each signal that came
+        if signal.SIGINT in numbers:
+            stop()
 
 
 #: A process has one Ctrl-C.
