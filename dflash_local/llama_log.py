@@ -14,12 +14,14 @@ _ERROR = 4
 
 @contextlib.contextmanager
 def captured_log() -> Iterator[list[str]]:
-    """libllama's errors go into the list and nothing is printed; its log callback is put back."""
+    """libllama's errors go into the list instead of its log callback, which is put back."""
     lines: list[str] = []
 
     def keep(level: int, text: bytes, _user_data: object) -> None:
         if level == _ERROR:
             lines.append(text.decode("utf-8", "replace"))
+        elif previous:
+            previous(level, text, user_data)
 
     callback = llama_cpp.llama_log_callback(keep)
     previous, user_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
