@@ -188,7 +188,8 @@ class DrafterOptions:
         causal: attention within the block.
         sample_from_anchor: DSpark: the anchor's row predicts too.
         has_confidence: DSpark: a confidence head is there.
-        n_ctx: positions of context that it sees at most; 0: as its memory holds beside a block.
+        n_ctx: positions of context that it sees at most; its context has room for a block beside
+            them, or for as many as the verifier's. 0: those that there are beside a block.
         device_top_k: the device that computes the logits chooses the likeliest tokens, where it
             can; its context needs ``n_outputs_max_per_seq`` of a block's rows.
         sequence: the sequence of its context that the session owns.

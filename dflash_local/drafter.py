@@ -61,6 +61,8 @@ class LoadedDrafter:
         with contextlib.ExitStack() as stack:
             model = _load_model(info, placement or Placement())
             stack.callback(llama_cpp.llama_model_free, model)
+            n_verifier = llama_cpp.llama_n_ctx(verifier)
+            n_ctx = min(n_verifier, n_ctx or n_verifier)
             params = _context_params(info, verifier, verifier_params, n_ctx)
             context = _make_context(info, model, params)
             stack.callback(llama_cpp.llama_free, context)
@@ -79,7 +81,7 @@ class LoadedDrafter:
         self._stack.close()
 
 
-def drafter_options(info: DrafterInfo, n_ctx: int | None = None) -> _core.DrafterOptions:
+def drafter_options(info: DrafterInfo, n_ctx: int) -> _core.DrafterOptions:
     """The part of a drafter's description that the C++ loop needs."""
     options = _core.DrafterOptions()
     options.kind = getattr(_core.DrafterKind, info.kind)
@@ -88,7 +90,7 @@ def drafter_options(info: DrafterInfo, n_ctx: int | None = None) -> _core.Drafte
     options.causal = info.causal
     options.sample_from_anchor = info.sample_from_anchor
     options.has_confidence = info.has_confidence
-    options.n_ctx = n_ctx or 0
+    options.n_ctx = n_ctx
     return options
 
 
@@ -133,13 +135,11 @@ def _failure(info: DrafterInfo, what: str, lines: list[str]) -> BackendError:
     return kind(f"{info.path}: llama-cpp-python {llama_cpp.__version__} {what}: {why}")
 
 
-def _context_params(
-    info: DrafterInfo, verifier: Any, verifier_params: Any, n_ctx: int | None
-) -> Any:
+def _context_params(info: DrafterInfo, verifier: Any, verifier_params: Any, n_ctx: int) -> Any:
     params = llama_cpp.llama_context_default_params()
-    # A block ends where the verifier's context does, or lies beside what the drafter sees of it.
-    n_verifier = llama_cpp.llama_n_ctx(verifier)
-    params.n_ctx = min(n_verifier, n_ctx or n_verifier) + info.block_size + 1
+    # A block lies beside what the drafter sees of the text, or ends where the verifier's context
+    # does: the room for drafts is counted there.
+    params.n_ctx = min(llama_cpp.llama_n_ctx(verifier), n_ctx + info.block_size + 1)
     params.n_ubatch = params.n_batch = max(_N_UBATCH, info.block_size + 1)
     params.n_seq_max = 1
     # Rows of logits of one block. 0 would mean n_batch rows of them.

@@ -187,7 +187,7 @@ def test_the_contexts_of_drafters_are_small(
     stock: llama_cpp.Llama, tiny_drafters: dict[str, Path]
 ) -> None:
     """libllama reserves the logits of a whole micro-batch, and keys and values of every cell."""
-    for n_ctx, cells in ((None, 768), (100, 256), (400, 512)):
+    for n_ctx, cells in ((None, 512), (100, 256), (400, 512)):
         with windowed(stock, tiny_drafters["dflash-b8"], n_ctx) as (_, loaded):
             assert llama_cpp.llama_n_ubatch(loaded.context) == 64
             assert llama_cpp.llama_n_ctx(loaded.context) == cells

@@ -82,7 +82,7 @@ class Drafter {
   virtual int32_t max_width() const = 0;
   /// Rows of features one injection takes at most.
   virtual int32_t max_inject() const = 0;
-  /// Positions there is room for, beside a block.
+  /// Positions there is room for, beside a block that ends where the verifier's context does.
   virtual int32_t n_ctx() const = 0;
 
   /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...: those that

@@ -43,9 +43,11 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   if (max_width() + 1 > n_inject_) {
     throw std::invalid_argument("the drafter's n_ubatch must hold a whole block");
   }
-  n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context)) - (max_width() + 1);
-  if (options_.n_ctx > 0) n_ctx_ = std::min(n_ctx_, options_.n_ctx);
-  if (n_ctx_ < 1) throw std::invalid_argument("the drafter's n_ctx must hold more than a block");
+  const auto n_cells = static_cast<int32_t>(api().llama_n_ctx(context));
+  n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : n_cells - (max_width() + 1);
+  if (n_ctx_ < 1 || n_ctx_ > n_cells) {
+    throw std::invalid_argument("the drafter's n_ctx must be in its context, beside a block");
+  }
   // libllama's own default for this architecture is causal.
   api().llama_set_causal_attn(context, options_.causal);
   // The lattice of DFlash2 and the confidences of DSpark come through these rows.
@@ -60,7 +62,9 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
 }
 
 void LlamaDrafter::try_out() {
-  const int32_t n = std::min(n_inject_, n_ctx_);
+  const auto n_cells = static_cast<int32_t>(api().llama_n_ctx(context_));
+  const int32_t n = std::min({n_inject_, n_ctx_, n_cells - (max_width() + 1)});
+  if (n < 1) return;
   const std::vector<float> rows(static_cast<size_t>(n) * static_cast<size_t>(n_features_), 0.0F);
   inject(rows.data(), n, 0);
   decode_block(options_.mask_token, n, max_width() + first_row());

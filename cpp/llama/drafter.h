@@ -21,7 +21,7 @@ struct DrafterOptions {
   bool causal = false;              ///< attention within the block
   bool sample_from_anchor = false;  ///< DSpark: the anchor's row predicts too
   bool has_confidence = false;      ///< DSpark: a confidence head is there
-  int32_t n_ctx = 0;                ///< positions of context at most; 0: as there is room for
+  int32_t n_ctx = 0;                ///< positions of context at most, see below; 0: those there are
   bool device_top_k = false;        ///< the device chooses the likeliest tokens, where it can
   int32_t sequence = 0;
 };
@@ -30,6 +30,8 @@ struct DrafterOptions {
 class LlamaDrafter : public Drafter {
  public:
   /// `context` must outlive the drafter, hold max_width() + 1 outputs and that many in one ubatch.
+  /// It has room for a block beside n_ctx positions, or for as many as the verifier's, where text
+  /// and block end.
   LlamaDrafter(llama_context* context, DrafterOptions options);
 
   /// The hidden states of the target layers, side by side.
