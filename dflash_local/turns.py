@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from ._core import Stop
@@ -42,6 +42,7 @@ class Turns:
         self._answer_thread: int | None = None  # that went on with it last
         self._cancellable = False  # the call that is inside
         self._closed = False
+        self._holds: Counter[int] = Counter()  # by thread; see holding()
         self._when_free: Callable[[], None] | None = None
 
     # ---- inside --------------------------------------------------------------------------------
@@ -122,6 +123,23 @@ class Turns:
             if mine:
                 self._leave()
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """The model is not freed meanwhile. Others may be at work: it is not waited for.
+
+        Raises:
+            BackendError: the model was closed.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if not self._is_inside(me):
+                self._check(None)
+            self._holds[me] += 1
+        try:
+            yield
+        finally:
+            self._let_go(me)
+
     # ---- from outside --------------------------------------------------------------------------
 
     def cancel(self) -> None:
@@ -145,7 +163,7 @@ class Turns:
     def close(self, free: Callable[[], None]) -> None:
         """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
 
-        Where the caller itself is inside, in a hook or a signal handler, that is when it leaves.
+        Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
         """
         with self._changed:
             self._closed = True
@@ -154,10 +172,10 @@ class Turns:
                 self.current.cancelled = True
                 self._stop.request()
             self._changed.notify_all()
-            if self._worker == threading.get_ident():
+            if self._is_inside(threading.get_ident()):
                 self._when_free = free
                 return
-            self.wait_until_free()
+            self._changed.wait_for(lambda: self._worker is None and not self._holds)
             self._enter()
         try:
             free()
@@ -209,10 +227,24 @@ class Turns:
         self._worker = threading.get_ident()
         self._depth += 1
 
+    def _is_inside(self, thread: int) -> bool:
+        return self._worker == thread or thread in self._holds
+
+    def _let_go(self, thread: int) -> None:
+        with self._changed:
+            self._holds[thread] -= 1
+            if self._holds[thread] == 0:
+                del self._holds[thread]
+                self._changed.notify_all()
+            if self._worker is not None or self._holds or self._when_free is None:
+                return
+            self._enter()
+        self._leave()
+
     def _leave(self) -> None:
         free = None
         with self._changed:
-            if self._depth == 1:
+            if self._depth == 1 and not self._holds:
                 free, self._when_free = self._when_free, None
             if free is None:
                 self._step_out()
