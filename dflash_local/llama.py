@@ -349,7 +349,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         for start in range(0, len(tokens), self.n_batch):
             self._turns.check_cancelled()
             chunk = list(tokens[start : start + self.n_batch])
-            session.extend(chunk, all_rows=self._logits_all)
+            try:
+                session.extend(chunk, all_rows=self._logits_all)
+            except BaseException:  # a recurrent state is lost when its decode breaks off
+                self.n_tokens = min(self.n_tokens, session.n_past)
+                raise
             end = self.n_tokens + len(chunk)
             self.input_ids[self.n_tokens : end] = chunk
             if self._logits_all:

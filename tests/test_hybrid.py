@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ import llama_cpp
 import pytest
 from random_hybrid import write_lfm2
 
-from dflash_local import Llama, Session
+from dflash_local import Cancelled, Llama, Session
 from dflash_local.gguf_header import GGUFHeader
 
 
@@ -142,6 +143,40 @@ def test_a_rewind_past_the_last_decode_reads_again(
         text = plain_steps(session, [], 8)[: 8 - back]
         session.sync([*prompt, *text])
         assert plain_steps(session, text, 16) == expected[:16]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_prompt_that_leaves_the_last_one_before_the_oldest_snapshot_is_read_anew(
+    plain: llama_cpp.Llama, hybrid: Path, tiny_drafters: dict[str, Path], width: int
+) -> None:
+    # A chunk of a prompt has more rows than there are snapshots.
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], width=width, **OPTIONS) as llm:
+        for n_shared in range(1, 9):
+            for prompt in (PROMPTS[2], [*PROMPTS[2][:n_shared], 9, 8]):
+                assert greedy(llm, prompt, 1) == greedy(plain, prompt, 1)
+
+
+def test_after_a_prompt_that_is_cut_short_nothing_of_it_counts_as_read(
+    plain: llama_cpp.Llama, llm: Llama, session: Session
+) -> None:
+    # The decode of a long chunk is cut short, and the state is lost with it.
+    long = [*PROMPTS[0], *(5 + i % 300 for i in range(200))]
+    expected = greedy(plain, PROMPTS[0], 20)
+    n_cancelled = 0
+    for delay in range(100):
+        greedy(llm, PROMPTS[0], 1)
+        stop = threading.Timer(delay * 1e-4, llm.cancel)
+        stop.start()
+        try:
+            greedy(llm, long, 1)
+        except Cancelled:
+            n_cancelled += 1
+            assert llm.n_tokens == session.n_past
+        stop.join()
+        if n_cancelled > 3:
+            break
+    assert n_cancelled > 0
+    assert greedy(llm, PROMPTS[0], 20) == expected
 
 
 def test_a_memory_without_snapshots_decodes_plainly_and_says_so(

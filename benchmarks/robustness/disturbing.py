@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from dflash_local import BackendError, Cancelled, Llama, ModelError
+from dflash_local import BackendError, Llama, ModelError
 
 from .answers import TOKEN_WAYS, pieces
 from .asking import answer
@@ -199,9 +200,7 @@ def call_the_pieces(worker: Worker) -> None:
     model = worker.model()
     with worker.during("eval and sample", model), worker.forgiving(model):
         llm = model.llm
-        for call in (llm.reset, lambda: llm.eval(llm.tokenize(b"the brown")), llm.sample):
-            try:
-                call()
-            except (Cancelled, BackendError):
-                raise
-            worker.pause(0.001)
+        llm.reset()
+        llm.eval(llm.tokenize(b"the brown"))
+        with suppress(AssertionError):  # llama_cpp's own, where somebody else has reset it since
+            llm.sample()
