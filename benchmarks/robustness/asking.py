@@ -44,6 +44,9 @@ def abandon(worker: Worker) -> None:
         holder = [stream]
         del stream
         leave(holder)
+        del holder
+        if leave is _forget_in_a_cycle:
+            gc.collect()
     worker.check(model, question, found, complete=False)
 
 
@@ -57,8 +60,6 @@ def _drop(holder: list[Any]) -> None:
 
 def _forget_in_a_cycle(holder: list[Any]) -> None:
     holder.append(holder)
-    del holder
-    gc.collect()
 
 
 def _drop_in_another_thread(holder: list[Any]) -> None:
