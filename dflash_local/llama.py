@@ -109,7 +109,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     ) -> None:
         self._stack = contextlib.ExitStack()  # close() works from here on
         self._ctx: Any
-        self._seed: int
+        self._last_seed: int
         self.input_ids: Any
         self.scores: Any
         self._stop = _core.Stop()
@@ -127,6 +127,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
             parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+            del self._own.seed  # it is no thread's own
             if not kwargs.get("tokenizer"):
                 self.tokenizer_ = self.tokenizer()
             if info is not None:
@@ -265,16 +266,21 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                         return
                 yield chunk
 
-    @_as_in_parent(llama_cpp.Llama.set_seed)
-    def set_seed(self, seed: int) -> None:
-        super().set_seed(seed)
-        self._own.seed = seed
+    @property
+    def _seed(self) -> int:
+        """Of the next answer. Others may ask for theirs while this thread waits for its turn."""
+        return getattr(self._own, "seed", self._last_seed)
+
+    @_seed.setter
+    def _seed(self, seed: int) -> None:
+        self._last_seed = self._own.seed = seed
 
     @_as_in_parent(llama_cpp.Llama._init_sampler)
     def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        # The seed that this thread asked for: others asked for theirs while it waited for its turn.
-        self._seed = self._own.__dict__.pop("seed", self._seed)
-        return super()._init_sampler(*args, **kwargs)
+        try:
+            return super()._init_sampler(*args, **kwargs)
+        finally:
+            self._own.__dict__.pop("seed", None)
 
     @_as_in_parent(llama_cpp.Llama.generate)
     def generate(
@@ -425,7 +431,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def load_state(self, state: llama_cpp.LlamaState) -> None:
         session = self._session
         self._turns.begin()
-        self._own.__dict__.pop("seed", None)  # the state has its own
         try:
             super().load_state(state)
         except BaseException:
