@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from ._core import Stop
 from .errors import BackendError, Cancelled, DFlashError
+
+
+class _Thread(threading.local):
+    """Who one is. The system gives the numbers of threads that ended to others."""
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self._numbers)
+
+
+_thread = _Thread()
 
 
 class Turn:
@@ -68,7 +81,7 @@ class Turns:
                 if turn is None and self._answer is None:
                     self._stop.clear()  # what was cancelled has ended
             if turn is not None:
-                self._answer_thread = threading.get_ident()
+                self._answer_thread = _thread.number
             self._enter()
         try:
             yield
@@ -99,7 +112,7 @@ class Turns:
         self.current = Turn()
         self._stop.clear()
         self._answer = self.current if answer else None
-        self._answer_thread = threading.get_ident()
+        self._answer_thread = _thread.number
         return self.current
 
     def end(self, turn: Turn) -> None:
@@ -113,7 +126,7 @@ class Turns:
     def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
         with self._changed:
-            mine = self.current is turn and self._worker in (None, threading.get_ident())
+            mine = self.current is turn and self._worker in (None, _thread.number)
             mine = mine and not self._closed
             if mine:
                 self._enter()
@@ -130,7 +143,7 @@ class Turns:
         Raises:
             BackendError: the model was closed.
         """
-        me = threading.get_ident()
+        me = _thread.number
         with self._changed:
             if not self._is_inside(me):
                 self._check(None)
@@ -156,7 +169,7 @@ class Turns:
 
     def wait_until_free(self, timeout: float | None = None) -> bool:
         """Waits until no other thread is inside; gives whether that came within the time."""
-        me = threading.get_ident()
+        me = _thread.number
         with self._changed:
             return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
 
@@ -172,7 +185,7 @@ class Turns:
                 self.current.cancelled = True
                 self._stop.request()
             self._changed.notify_all()
-            if self._is_inside(threading.get_ident()):
+            if self._is_inside(_thread.number):
                 self._when_free = free
                 return
             self._changed.wait_for(lambda: self._worker is None and not self._holds)
@@ -214,7 +227,7 @@ class Turns:
             )
 
     def _is_free(self, ticket: object, turn: Turn | None, reading: bool) -> bool:
-        me = threading.get_ident()
+        me = _thread.number
         if self._worker is not None:
             return self._worker == me
         if turn is not None or reading:
@@ -224,7 +237,7 @@ class Turns:
         return self._waiting[0] is ticket
 
     def _enter(self) -> None:
-        self._worker = threading.get_ident()
+        self._worker = _thread.number
         self._depth += 1
 
     def _is_inside(self, thread: int) -> bool:

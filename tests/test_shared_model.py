@@ -108,6 +108,29 @@ def test_a_model_that_a_hook_closes_is_freed_when_the_completion_has_ended(llm: 
     assert llm._model.model is None
 
 
+# ---- whose answer it is --------------------------------------------------------------------
+
+
+def test_an_answer_is_not_taken_over_by_a_thread_that_got_the_number_of_an_ended_one(
+    llm: Llama,
+) -> None:
+    stream = llm.generate(llm.tokenize(PROMPT.encode()), temp=0.0)
+    llm.turn_timeout = 0
+    errors: list[BackendError] = []
+
+    def ask() -> None:
+        try:
+            next(llm.generate([5, 6]))
+        except BackendError as error:
+            errors.append(error)
+
+    for _ in range(10):
+        in_threads(lambda: next(stream))  # this thread took the last token, and ended
+        in_threads(ask)
+    assert len(errors) == 10
+    assert all("another thread" in str(error) for error in errors)
+
+
 # ---- seeds ---------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -43,9 +44,10 @@ def abandon(worker: Worker) -> None:
         worker.pause()
         holder = [stream]
         del stream
+        forgotten = weakref.ref(holder[0])
         leave(holder)
         del holder
-        if leave is _forget_in_a_cycle:
+        while forgotten() is not None:  # another thread may be collecting, which began too early
             gc.collect()
     worker.check(model, question, found, complete=False)
 

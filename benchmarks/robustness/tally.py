@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from .children import Outcome
 
 #: Bytes that a process may have more at the end than after its warm-up, whatever it loaded: what
-#: malloc keeps for threads in pieces too small to give back.
-MEMORY_BOUND = 16 << 20
+#: malloc keeps in pieces too small to give back. A tiny pair that is not freed takes 3 MiB.
+MEMORY_BOUND = 8 << 20
 
 _FINDINGS = {
     "signal": "signals",
