@@ -6,8 +6,9 @@ import contextlib
 import functools
 import inspect
 import os
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -48,6 +49,17 @@ def _locked(method: _Method) -> _Method:
             return method(self, *args, **kwargs)
 
     return cast("_Method", locked)
+
+
+def _held(method: _Method) -> _Method:
+    """Nobody frees the model while the parent's method asks libllama; turns do not matter."""
+
+    @functools.wraps(method)
+    def held(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        with self._turns.holding():
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", held)
 
 
 def _as_in_parent(parent: Callable[..., Any]) -> Callable[[_Method], _Method]:
@@ -117,10 +129,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     ) -> None:
         self._stack = contextlib.ExitStack()  # close() works from here on
         self._ctx: Any
+        self._last_seed: int
         self.input_ids: Any
         self.scores: Any
         self._stop = _core.Stop()
         self._turns = Turns(self._stop, turn_timeout)
+        self._own = threading.local()  # what a thread set for its next answer
         self._session: _core.Session | None = None
         self._learned: Learned | None = None
         self._width = _checked_width(width)
@@ -134,8 +148,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
             parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+            del self._own.seed  # it is no thread's own
             if not kwargs.get("tokenizer"):
-                self.tokenizer_ = Tokenizer(self)
+                self.tokenizer_ = self.tokenizer()
             if info is not None:
                 self._attach(info)
             if self._session is None:
@@ -267,7 +282,43 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @_as_in_parent(llama_cpp.Llama.tokenizer)
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self)
+        return Tokenizer(self, self._turns.holding)
+
+    n_ctx = _held(llama_cpp.Llama.n_ctx)
+    n_embd = _held(llama_cpp.Llama.n_embd)
+    n_vocab = _held(llama_cpp.Llama.n_vocab)
+    token_bos = _held(llama_cpp.Llama.token_bos)
+    token_eos = _held(llama_cpp.Llama.token_eos)
+    token_nl = _held(llama_cpp.Llama.token_nl)
+    pooling_type = _held(llama_cpp.Llama.pooling_type)
+
+    @_as_in_parent(llama_cpp.Llama._create_completion)
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        # Between two tokens the parent asks libllama about them.
+        with contextlib.closing(super()._create_completion(*args, **kwargs)) as chunks:
+            while True:
+                with self._turns.holding():
+                    try:
+                        chunk = next(chunks)
+                    except StopIteration:
+                        return
+                yield chunk
+
+    @property
+    def _seed(self) -> int:
+        """Of the next answer. Others may ask for theirs while this thread waits for its turn."""
+        return getattr(self._own, "seed", self._last_seed)
+
+    @_seed.setter
+    def _seed(self, seed: int) -> None:
+        self._last_seed = self._own.seed = seed
+
+    @_as_in_parent(llama_cpp.Llama._init_sampler)
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._init_sampler(*args, **kwargs)
+        finally:
+            self._own.__dict__.pop("seed", None)
 
     @_as_in_parent(llama_cpp.Llama.generate)
     def generate(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from ._api import _core
 from .errors import BackendError, Cancelled, DFlashError
+
+
+class _Thread(threading.local):
+    """Who one is. The system gives the numbers of threads that ended to others."""
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self._numbers)
+
+
+_thread = _Thread()
 
 
 class Turn:
@@ -42,6 +55,7 @@ class Turns:
         self._answer_thread: int | None = None  # that went on with it last
         self._cancellable = False  # the call that is inside
         self._closed = False
+        self._holds: Counter[int] = Counter()  # by thread; see holding()
         self._when_free: Callable[[], None] | None = None
 
     # ---- inside --------------------------------------------------------------------------------
@@ -67,7 +81,7 @@ class Turns:
                 if turn is None and self._answer is None:
                     self._stop.clear()  # what was cancelled has ended
             if turn is not None:
-                self._answer_thread = threading.get_ident()
+                self._answer_thread = _thread.number
             self._enter()
         try:
             yield
@@ -98,7 +112,7 @@ class Turns:
         self.current = Turn()
         self._stop.clear()
         self._answer = self.current if answer else None
-        self._answer_thread = threading.get_ident()
+        self._answer_thread = _thread.number
         return self.current
 
     def end(self, turn: Turn) -> None:
@@ -112,7 +126,7 @@ class Turns:
     def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
         with self._changed:
-            mine = self.current is turn and self._worker in (None, threading.get_ident())
+            mine = self.current is turn and self._worker in (None, _thread.number)
             mine = mine and not self._closed
             if mine:
                 self._enter()
@@ -121,6 +135,23 @@ class Turns:
         finally:
             if mine:
                 self._leave()
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """The model is not freed meanwhile. Others may be at work: it is not waited for.
+
+        Raises:
+            BackendError: the model was closed.
+        """
+        me = _thread.number
+        with self._changed:
+            if not self._is_inside(me):
+                self._check(None)
+            self._holds[me] += 1
+        try:
+            yield
+        finally:
+            self._let_go(me)
 
     # ---- from outside --------------------------------------------------------------------------
 
@@ -138,14 +169,14 @@ class Turns:
 
     def wait_until_free(self, timeout: float | None = None) -> bool:
         """Waits until no other thread is inside; gives whether that came within the time."""
-        me = threading.get_ident()
+        me = _thread.number
         with self._changed:
             return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
 
     def close(self, free: Callable[[], None]) -> None:
         """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
 
-        Where the caller itself is inside, in a hook or a signal handler, that is when it leaves.
+        Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
         """
         with self._changed:
             self._closed = True
@@ -154,10 +185,10 @@ class Turns:
                 self.current.cancelled = True
                 self._stop.request()
             self._changed.notify_all()
-            if self._worker == threading.get_ident():
+            if self._is_inside(_thread.number):
                 self._when_free = free
                 return
-            self.wait_until_free()
+            self._changed.wait_for(lambda: self._worker is None and not self._holds)
             self._enter()
         try:
             free()
@@ -196,7 +227,7 @@ class Turns:
             )
 
     def _is_free(self, ticket: object, turn: Turn | None, reading: bool) -> bool:
-        me = threading.get_ident()
+        me = _thread.number
         if self._worker is not None:
             return self._worker == me
         if turn is not None or reading:
@@ -206,13 +237,27 @@ class Turns:
         return self._waiting[0] is ticket
 
     def _enter(self) -> None:
-        self._worker = threading.get_ident()
+        self._worker = _thread.number
         self._depth += 1
+
+    def _is_inside(self, thread: int) -> bool:
+        return self._worker == thread or thread in self._holds
+
+    def _let_go(self, thread: int) -> None:
+        with self._changed:
+            self._holds[thread] -= 1
+            if self._holds[thread] == 0:
+                del self._holds[thread]
+                self._changed.notify_all()
+            if self._worker is not None or self._holds or self._when_free is None:
+                return
+            self._enter()
+        self._leave()
 
     def _leave(self) -> None:
         free = None
         with self._changed:
-            if self._depth == 1:
+            if self._depth == 1 and not self._holds:
                 free, self._when_free = self._when_free, None
             if free is None:
                 self._step_out()

@@ -15,7 +15,7 @@ import pytest
 from conftest import MakeLlama, check_drafts
 from llama_cpp import LogitsProcessorList, StoppingCriteriaList
 
-from dflash_local import BackendError, DFlashError, Llama
+from dflash_local import BackendError, Cancelled, DFlashError, Llama
 
 PROSE = "the brown"
 OTHER = "12 + 7 ="
@@ -371,6 +371,19 @@ def test_statistics_are_read_from_another_thread(
         done.set()
         thread.join()
     check_drafts(llm)
+
+
+@with_drafters
+def test_a_state_that_is_saved_meanwhile_does_not_take_the_cancel_of_an_answer(
+    llm: Llama,
+) -> None:
+    assert llm.session is not None
+    generator = start(llm, PROSE)
+    next(generator)
+    llm.session.cancel()  # for the answer's next step
+    llm.save_state()
+    with pytest.raises(Cancelled):
+        list(generator)
 
 
 # ---- closed --------------------------------------------------------------------------------

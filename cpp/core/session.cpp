@@ -614,6 +614,7 @@ void Session::go_back() {
 std::string Session::save_drafter() {
   if (drafter_ == nullptr) return {};
   if (!proposed_) discard();
+  const Stop::Pause pause(*stop_);  // it comes between two steps of an answer: they are to stop
   guarded([&] { inject_waiting(); });
   std::string state(kStateMark);
   state.append(reinterpret_cast<const char*>(&n_forgotten_), sizeof n_forgotten_);
