@@ -325,9 +325,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        with self._turns.alone():
-            turn = self._turns.begin(answer=True)
+        turn = Turn()
         try:
+            with self._turns.alone():
+                self._turns.begin(turn)
             if session is None:
                 parents = super().generate(tokens, *args, **kwargs)
                 yield from generation.plainly(self, parents, turn)

@@ -103,17 +103,16 @@ class Turns:
         if self.current.cancelled:
             raise Cancelled("the call was cancelled")
 
-    def begin(self, *, answer: bool = False) -> Turn:
+    def begin(self, answer: Turn | None = None) -> None:
         """Ends the turn of whatever ran before; called inside.
 
         Args:
-            answer: the turn stays open until ``end``, also while nobody is inside.
+            answer: it keeps its turn until ``end``, also while nobody is inside.
         """
-        self.current = Turn()
+        self.current = answer or Turn()
         self._stop.clear()
-        self._answer = self.current if answer else None
+        self._answer = answer
         self._answer_thread = _thread.number
-        return self.current
 
     def end(self, turn: Turn) -> None:
         """The answer has ended; others may come in."""
