@@ -78,9 +78,14 @@ def hand_over(worker: Worker) -> None:
     with worker.during("handed over", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
         found += islice(stream, worker.rng.randrange(1, 20))
-        _in_another_thread(lambda: found.extend(islice(stream, 10)))
+        _in_another_thread(lambda: _take(worker, model, stream, found))
         found += stream
     worker.check(model, question, found, complete=False)
+
+
+def _take(worker: Worker, model: Model, stream: Iterator[Any], found: list[Any]) -> None:
+    with worker.during("taken over", model):
+        found.extend(islice(stream, 10))
 
 
 def _in_another_thread(work: Callable[[], object]) -> None:

@@ -2,8 +2,8 @@
 
 A second here is one in which the process was running: where the machine gives the time to others,
 the clock stands still. A hang is a call with a limit that takes longer than that, a thread that for
-a second does nothing while nobody does anything with the same model either, and whatever takes half
-a minute.
+a second does nothing while nobody does anything with the same model either, and whatever takes a
+minute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 
 TICK = 0.05
 LIMIT = 1.0
-_MOST = 30.0
+_MOST = 60.0
 _GIVEN_UP = 10.0
 #: The status of a child that ends itself, because one of its threads would never.
 HUNG = 86
