@@ -94,6 +94,10 @@ class Worker:
         asked = [q for q in questions(model.kind.answers) if not ways or q.way in ways]
         return self.rng.choice(asked)
 
+    def part(self, question: Question) -> int:
+        """Some of the tokens of an answer, at least one, and not all."""
+        return self.rng.randrange(1, min(20, question.n_tokens))
+
     def pause(self, most: float = 0.01) -> None:
         time.sleep(self.rng.random() ** 2 * most)
 
