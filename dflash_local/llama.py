@@ -287,9 +287,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        with self._turns.alone():
-            turn = self._turns.begin(answer=True)
+        turn = None
         try:
+            with self._turns.alone():
+                turn = self._turns.begin(answer=True)
             if session is None:
                 parents = super().generate(tokens, *args, **kwargs)
                 yield from generation.plainly(self, parents, turn)
@@ -305,7 +306,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             form = generation.by_row if by_row else generation.by_step
             yield from form(self, session, sampler, options["stopping_criteria"], turn)
         finally:
-            self._turns.end(turn)
+            if turn is not None:
+                self._turns.end(turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._align(session)

@@ -140,6 +140,10 @@ def report_what_python_ignores(shared: Shared) -> None:
     """Exceptions in finalizers, hooks and threads are findings as well."""
 
     def ignored(event: Any) -> None:
+        if issubclass(event.exc_type, KeyboardInterrupt):
+            return  # in a hook that libllama calls; see interrupting.py
+        if "object has no attribute '_exit_stack'" in str(event.exc_value):
+            return  # llama_cpp's own, whose constructor Ctrl-C came into
         lines = traceback.format_exception(event.exc_type, event.exc_value, event.exc_traceback)
         shared.tell("error", f"ignored: {''.join(lines)}")
 
