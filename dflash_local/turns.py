@@ -47,7 +47,10 @@ class Turns:
         self.timeout = timeout
         self.current = Turn()
         self._stop = stop
-        self._changed = threading.Condition()  # over an RLock: signal handlers come here too
+        # Signal handlers come here too, and Ctrl-C at any moment: it leaves a lock of C's locked or
+        # not, but a Condition's own `with` may be left between the two.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[object] = deque()
         self._worker: int | None = None  # the thread that is inside, so many calls deep
         self._depth = 0
@@ -72,18 +75,19 @@ class Turns:
             Cancelled: the answer was cancelled.
             BackendError: the answer's turn is over, the model was closed, or the time is up.
         """
-        with self._changed:
-            self._check(turn)
-            self._wait(turn, reading)
-            self._check(turn)
-            if self._depth == 0:
-                self._cancellable = not reading
-                if turn is None and self._answer is None:
-                    self._stop.clear()  # what was cancelled has ended
-            if turn is not None:
-                self._answer_thread = _thread.number
-            self._enter()
+        depth = self._own_depth
         try:
+            with self._lock:
+                self._check(turn)
+                self._wait(turn, reading)
+                self._check(turn)
+                if self._depth == 0:
+                    self._cancellable = not reading
+                    if turn is None and self._answer is None:
+                        self._stop.clear()  # what was cancelled has ended
+                if turn is not None:
+                    self._answer_thread = _thread.number
+                self._enter()
             yield
         except RuntimeError as error:
             # A decode of llama_cpp's own that was cut short is told by its number only.
@@ -91,7 +95,8 @@ class Turns:
                 raise
             raise Cancelled("the call was cancelled") from error
         finally:
-            self._leave()
+            if self._own_depth > depth:
+                self._leave()
 
     @property
     def outermost(self) -> bool:
@@ -116,7 +121,7 @@ class Turns:
 
     def end(self, turn: Turn) -> None:
         """The answer has ended; others may come in."""
-        with self._changed:
+        with self._lock:
             if self._answer is turn:
                 self._answer = None
                 self._changed.notify_all()
@@ -124,15 +129,16 @@ class Turns:
     @contextlib.contextmanager
     def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
-        with self._changed:
-            mine = self.current is turn and self._worker in (None, _thread.number)
-            mine = mine and not self._closed
-            if mine:
-                self._enter()
+        depth = self._own_depth
         try:
+            with self._lock:
+                mine = self.current is turn and self._worker in (None, _thread.number)
+                mine = mine and not self._closed
+                if mine:
+                    self._enter()
             yield mine
         finally:
-            if mine:
+            if self._own_depth > depth:
                 self._leave()
 
     @contextlib.contextmanager
@@ -143,20 +149,22 @@ class Turns:
             BackendError: the model was closed.
         """
         me = _thread.number
-        with self._changed:
-            if not self._is_inside(me):
-                self._check(None)
-            self._holds[me] += 1
+        n_holds = self._holds[me]
         try:
+            with self._lock:
+                if not self._is_inside(me):
+                    self._check(None)
+                self._holds[me] += 1
             yield
         finally:
-            self._let_go(me)
+            if self._holds[me] > n_holds:
+                self._let_go(me)
 
     # ---- from outside --------------------------------------------------------------------------
 
     def cancel(self) -> None:
         """Ends the answer, or the call that is inside; does not wait. For any thread."""
-        with self._changed:
+        with self._lock:
             inside = self._worker is not None and self._cancellable
             if not inside and self._answer is None:
                 return
@@ -169,7 +177,7 @@ class Turns:
     def wait_until_free(self, timeout: float | None = None) -> bool:
         """Waits until no other thread is inside; gives whether that came within the time."""
         me = _thread.number
-        with self._changed:
+        with self._lock:
             return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
 
     def close(self, free: Callable[[], None]) -> None:
@@ -177,7 +185,7 @@ class Turns:
 
         Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._answer = None
             if self._worker is not None:
@@ -211,13 +219,14 @@ class Turns:
 
     def _wait(self, turn: Turn | None, reading: bool) -> None:
         ticket = object()
-        self._waiting.append(ticket)
         try:
+            self._waiting.append(ticket)
             free = self._changed.wait_for(
                 lambda: self._closed or self._is_free(ticket, turn, reading), self.timeout
             )
         finally:
-            self._waiting.remove(ticket)
+            with contextlib.suppress(ValueError):  # Ctrl-C came before it was there
+                self._waiting.remove(ticket)
             self._changed.notify_all()
         if not free:
             raise BackendError(
@@ -239,11 +248,16 @@ class Turns:
         self._worker = _thread.number
         self._depth += 1
 
+    @property
+    def _own_depth(self) -> int:
+        """How many calls deep the caller's thread is inside; 0 if another one is."""
+        return self._depth if self._worker == _thread.number else 0
+
     def _is_inside(self, thread: int) -> bool:
         return self._worker == thread or thread in self._holds
 
     def _let_go(self, thread: int) -> None:
-        with self._changed:
+        with self._lock:
             self._holds[thread] -= 1
             if self._holds[thread] == 0:
                 del self._holds[thread]
@@ -255,7 +269,7 @@ class Turns:
 
     def _leave(self) -> None:
         free = None
-        with self._changed:
+        with self._lock:
             if self._depth == 1 and not self._holds:
                 free, self._when_free = self._when_free, None
             if free is None:
@@ -267,7 +281,7 @@ class Turns:
                 self._step_out()
 
     def _step_out(self) -> None:
-        with self._changed:
+        with self._lock:
             self._depth -= 1
             if self._depth == 0:
                 self._worker = None

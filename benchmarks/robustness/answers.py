@@ -40,7 +40,14 @@ class Question:
 
 
 def questions(answers: str | None) -> list[Question]:
-    """Those that a verifier can be asked. Random weights give no readable text."""
+    """Those that a verifier can be asked. Random weights give no readable text.
+
+    Args:
+        answers: see ``Kind``; the demo pair, which is slower, is asked for less.
+    """
+    if answers is None:
+        ways = ("tokens", "rows", "criterion", "stream", "chat")
+        return [Question(way, prompt, 12) for way in ways for prompt in PROMPTS]
     made = [Question(way, prompt) for way in TOKEN_WAYS for prompt in PROMPTS]
     if answers != "hybrid":
         made += [Question(way, prompt) for way in TEXT_WAYS for prompt in PROMPTS]

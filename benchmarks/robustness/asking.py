@@ -40,7 +40,7 @@ def abandon(worker: Worker) -> None:
     found: list[Any] = []
     with worker.during(f"abandoned, {leave.__name__[1:]}", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
-        found += islice(stream, worker.rng.randrange(20))
+        found += islice(stream, worker.part(question))
         worker.pause()
         holder = [stream]
         del stream
@@ -77,10 +77,15 @@ def hand_over(worker: Worker) -> None:
     found: list[Any] = []
     with worker.during("handed over", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
-        found += islice(stream, worker.rng.randrange(1, 20))
-        _in_another_thread(lambda: found.extend(islice(stream, 10)))
+        found += islice(stream, worker.part(question))
+        _in_another_thread(lambda: _take(worker, model, stream, found))
         found += stream
     worker.check(model, question, found, complete=False)
+
+
+def _take(worker: Worker, model: Model, stream: Iterator[Any], found: list[Any]) -> None:
+    with worker.during("taken over", model):
+        found.extend(islice(stream, 10))
 
 
 def _in_another_thread(work: Callable[[], object]) -> None:
@@ -106,7 +111,7 @@ def give_up(worker: Worker) -> None:
     found: list[Any] = []
     with worker.during("given up", model), worker.forgiving(model, given_up=True):
         older = pieces(model.llm, question)
-        found += islice(older, worker.rng.randrange(1, 20))
+        found += islice(older, worker.part(question))
         answer(worker, model, worker.question(model))
         next(older)
         worker.error(f"{model}: a generator went on after its thread had given it up")
@@ -129,7 +134,7 @@ def go_on_from_a_state(worker: Worker) -> None:
     """Saves in the middle of an answer, does something else, goes on where it was."""
     model = worker.model()
     question = worker.question(model, "tokens")
-    n = worker.rng.randrange(1, 30)
+    n = worker.part(question)
     with worker.during("state, saved and loaded", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
         found = list(islice(stream, n))

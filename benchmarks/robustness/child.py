@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import random
 import signal
 import sys
@@ -16,7 +17,7 @@ import time
 import warnings
 from typing import Any
 
-from . import asking, disturbing, traces
+from . import asking, disturbing, interrupting, traces
 from .setup import Setup
 from .watch import Watch
 from .worker import Shared, Worker, report_what_python_ignores
@@ -68,6 +69,20 @@ def main(setup: Setup) -> None:
     changes = traces.changes(before, traces.settled(before))
     send(counts=shared.counts, left=changes, loads=shared.counts["load"] - n_loads)
     watch.stop()
+    leave_at_work(setup, shared)
+
+
+def leave_at_work(setup: Setup, shared: Shared) -> None:
+    """Answers and loads are at work when the process ends. Nobody may write to its streams then."""
+    shared.tell = lambda *_: None
+    sys.unraisablehook = threading.excepthook = lambda *_: None
+    shared.ends = math.inf
+    rng = random.Random(f"{setup.seed} exit")
+    for _ in range(setup.threads):
+        worker = Worker(shared, random.Random(rng.random()))
+        operations = {asking.ask: 4.0, disturbing.load: 1.0}
+        threading.Thread(target=worker.run, args=(operations,), daemon=True).start()
+    time.sleep(0.4 * rng.random())
 
 
 def work(setup: Setup, shared: Shared, seconds: float, name: str) -> None:
@@ -79,6 +94,9 @@ def work(setup: Setup, shared: Shared, seconds: float, name: str) -> None:
     threads = [threading.Thread(target=worker.run, args=(OPERATIONS,)) for worker in workers]
     for thread in threads:
         thread.start()
+    if interrupting.POSSIBLE:
+        main_thread = Worker(shared, random.Random(f"{setup.seed} {name} main"))
+        main_thread.run({interrupting.interrupt: 1.0})
     for thread in threads:
         thread.join()
     for i, model in enumerate(shared.models):

@@ -21,6 +21,7 @@ from .watch import HUNG, LIMIT, TICK
 
 _BENCHMARKS = Path(__file__).resolve().parents[1]
 _SILENT = 20.0  # seconds until a child that says nothing is ended
+_EXIT = 3.0  # seconds that a process with threads at work may take to end
 _TRACEBACK = 6000  # characters of it that are shown
 
 
@@ -85,8 +86,10 @@ def _listen(process: subprocess.Popen[str], stream: IO[str], outcome: Outcome) -
             now = time.monotonic()
             before, silent = silent, silent + min(now - last, 2 * TICK)
             last = now
-            if before <= LIMIT < silent and outcome.counts:
-                outcome.findings.append(("hang", f"silent for {LIMIT:g} s: the GIL is taken"))
+            limit = _EXIT if outcome.left else LIMIT
+            if before <= limit < silent and outcome.counts:
+                what = "does not end" if outcome.left else "is silent: the GIL is taken"
+                outcome.findings.append(("hang", f"for {limit:g} s it {what}"))
                 _ask_for_traceback(process)
             if silent > _SILENT:
                 process.kill()

@@ -42,7 +42,7 @@ def cancel_own(worker: Worker) -> None:
     found: list[Any] = []
     with worker.during("cancelled while it runs", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
-        found += islice(stream, worker.rng.randrange(1, 20))
+        found += islice(stream, worker.part(question))
         with model.cancelling():
             thread = threading.Thread(target=model.llm.cancel)
             thread.start()
@@ -96,7 +96,7 @@ def close_under_a_generator(worker: Worker) -> None:
     found: list[Any] = []
     with worker.during("closed under a generator", model), worker.forgiving(model):
         stream = pieces(model.llm, question)
-        found += islice(stream, worker.rng.randrange(1, 20))
+        found += islice(stream, worker.part(question))
         if worker.rng.random() < 0.5:
             worker.close(model)
         else:
@@ -110,7 +110,7 @@ def close_under_a_generator(worker: Worker) -> None:
 def close_from_a_criterion(worker: Worker) -> None:
     model = worker.model()
     question = worker.question(model, "criterion")
-    n = worker.rng.randrange(1, 20)
+    n = worker.part(question)
     found: list[Any] = []
 
     def criterion(*_: Any) -> bool:

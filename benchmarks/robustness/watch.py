@@ -2,8 +2,8 @@
 
 A second here is one in which the process was running: where the machine gives the time to others,
 the clock stands still. A hang is a call with a limit that takes longer than that, a thread that for
-a second does nothing while nobody does anything with the same model either, and whatever takes half
-a minute.
+a second does nothing while nobody does anything with the same model either, and whatever takes a
+minute.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
+from .activity import Activity
 
 TICK = 0.05
 LIMIT = 1.0
-_MOST = 30.0
+_MOST = 60.0
 _GIVEN_UP = 10.0
 #: The status of a child that ends itself, because one of its threads would never.
 HUNG = 86
@@ -35,7 +35,6 @@ class _Operation:
         self.limit = limit
         self.began = now
         self.moved = now  # when it last made progress
-        self.seconds = 0.0  # of the processor, spent by its thread
         self.told = False
         self.thread = threading.get_native_id()
 
@@ -54,7 +53,7 @@ class Watch:
         self._now = 0.0
         self._operations: dict[int, _Operation] = {}
         self._ids = itertools.count()
-        self._process = psutil.Process()
+        self._activity = Activity()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -94,12 +93,11 @@ class Watch:
             self._tick()
 
     def _look(self) -> None:
-        spent = {t.id: t.user_time + t.system_time for t in self._process.threads()}
         at_work = list(self._operations.values())
+        active = self._activity.of(operation.thread for operation in at_work)
         for operation in at_work:
-            seconds = spent.get(operation.thread, operation.seconds + 1)  # unknown: it may be
-            if seconds > operation.seconds:
-                operation.seconds, operation.moved = seconds, self._now
+            if operation.thread in active:
+                operation.moved = self._now
         for operation in at_work:
             same = [other.moved for other in at_work if other.about is operation.about]
             if self._now - max(same) > LIMIT:

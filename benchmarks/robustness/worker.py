@@ -94,6 +94,10 @@ class Worker:
         asked = [q for q in questions(model.kind.answers) if not ways or q.way in ways]
         return self.rng.choice(asked)
 
+    def part(self, question: Question) -> int:
+        """Some of the tokens of an answer, at least one, and not all."""
+        return self.rng.randrange(1, min(20, question.n_tokens))
+
     def pause(self, most: float = 0.01) -> None:
         time.sleep(self.rng.random() ** 2 * most)
 
@@ -136,6 +140,10 @@ def report_what_python_ignores(shared: Shared) -> None:
     """Exceptions in finalizers, hooks and threads are findings as well."""
 
     def ignored(event: Any) -> None:
+        if issubclass(event.exc_type, KeyboardInterrupt):
+            return  # in a hook that libllama calls; see interrupting.py
+        if "object has no attribute '_exit_stack'" in str(event.exc_value):
+            return  # llama_cpp's own, whose constructor Ctrl-C came into
         lines = traceback.format_exception(event.exc_type, event.exc_value, event.exc_traceback)
         shared.tell("error", f"ignored: {''.join(lines)}")
 
