@@ -30,6 +30,7 @@ def interrupt(worker: Worker) -> None:
         _signal(worker, kind, model) as armed,
     ):
         try:
+            armed.append(True)
             for piece in pieces(model.llm, question):
                 found.append(piece)
                 moved()
@@ -54,7 +55,7 @@ def _makes_sampler(frame: FrameType | None) -> bool:
 @contextmanager
 def _signal(worker: Worker, kind: str, model: Model) -> Iterator[list[bool]]:
     """A signal comes some milliseconds later; while the list it gives is not empty, it counts."""
-    armed = [True]
+    armed: list[bool] = []
 
     def handle(_: int, frame: FrameType | None) -> None:
         if not armed:
