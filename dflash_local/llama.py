@@ -513,6 +513,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """
         self._turns.close(self._free)
 
+    def __del__(self) -> None:
+        # Nobody works with what nobody can reach. A call that Ctrl-C ended may not have left: what
+        # would end it is garbage as well, and comes after this.
+        self._turns.close(self._free, wait=False)
+
     def _free(self) -> None:
         if self._learned is not None and self._session is not None:
             self._learned.keep(self._session)

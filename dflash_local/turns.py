@@ -75,7 +75,8 @@ class Turns:
             Cancelled: the answer was cancelled.
             BackendError: the answer's turn is over, the model was closed, or the time is up.
         """
-        depth = self._own_depth
+        me = _thread.number
+        depth = self._depth_of(me)
         try:
             with self._lock:
                 self._check(turn)
@@ -95,7 +96,7 @@ class Turns:
                 raise
             raise Cancelled("the call was cancelled") from error
         finally:
-            if self._own_depth > depth:
+            if self._depth_of(me) > depth:
                 self._leave()
 
     @property
@@ -129,7 +130,8 @@ class Turns:
     @contextlib.contextmanager
     def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
-        depth = self._own_depth
+        me = _thread.number
+        depth = self._depth_of(me)
         try:
             with self._lock:
                 mine = self.current is turn and self._worker in (None, _thread.number)
@@ -138,7 +140,7 @@ class Turns:
                     self._enter()
             yield mine
         finally:
-            if self._own_depth > depth:
+            if self._depth_of(me) > depth:
                 self._leave()
 
     @contextlib.contextmanager
@@ -180,7 +182,7 @@ class Turns:
         with self._lock:
             return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
 
-    def close(self, free: Callable[[], None]) -> None:
+    def close(self, free: Callable[[], None], *, wait: bool = True) -> None:
         """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
 
         Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
@@ -192,10 +194,10 @@ class Turns:
                 self.current.cancelled = True
                 self._stop.request()
             self._changed.notify_all()
-            if self._is_inside(_thread.number):
+            if wait and self._is_inside(_thread.number):
                 self._when_free = free
                 return
-            self._changed.wait_for(lambda: self._worker is None and not self._holds)
+            self._changed.wait_for(lambda: not wait or (self._worker is None and not self._holds))
             self._enter()
         try:
             free()
@@ -248,10 +250,9 @@ class Turns:
         self._worker = _thread.number
         self._depth += 1
 
-    @property
-    def _own_depth(self) -> int:
-        """How many calls deep the caller's thread is inside; 0 if another one is."""
-        return self._depth if self._worker == _thread.number else 0
+    def _depth_of(self, thread: int) -> int:
+        """How many calls deep it is inside; 0 if another one is."""
+        return self._depth if self._worker == thread else 0
 
     def _is_inside(self, thread: int) -> bool:
         return self._worker == thread or thread in self._holds

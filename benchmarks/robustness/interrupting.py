@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from .answers import pieces
@@ -29,6 +30,7 @@ def interrupt(worker: Worker) -> None:
         _signal(worker, kind, model) as armed,
     ):
         try:
+            armed.append(True)
             for piece in pieces(model.llm, question):
                 found.append(piece)
                 moved()
@@ -41,15 +43,26 @@ def interrupt(worker: Worker) -> None:
     worker.check(model, question, found, complete=False)
 
 
+def _makes_sampler(frame: FrameType | None) -> bool:
+    """llama_cpp, interrupted while it makes a sampler, later frees memory that is not its own."""
+    while frame is not None:
+        if frame.f_code.co_name == "_init_sampler":
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def _signal(worker: Worker, kind: str, model: Model) -> Iterator[list[bool]]:
     """A signal comes some milliseconds later; while the list it gives is not empty, it counts."""
-    armed = [True]
+    armed: list[bool] = []
 
-    def handle(*_: Any) -> None:
+    def handle(_: int, frame: FrameType | None) -> None:
         if not armed:
             return
         if kind == "Ctrl-C":
+            if _makes_sampler(frame):
+                return
             raise KeyboardInterrupt
         if kind == "close() in a handler":
             model.close()
