@@ -263,14 +263,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         From a signal handler call it without waiting.
 
         Args:
-            wait: return when no other thread is at work any more.
+            wait: return when it has ended. Another call, which waited for its turn, may be at work
+                then.
             timeout: seconds to wait at most.
 
         Returns:
-            Whether no other thread is at work, where it was waited for; else True.
+            Whether it has ended, where that was waited for; else True.
         """
-        self._turns.cancel()
-        return self._turns.wait_until_free(timeout) if wait else True
+        visit = self._turns.cancel()
+        return self._turns.wait_for_end(visit, timeout) if wait else True
 
     def __enter__(self) -> Llama:
         return self

@@ -56,6 +56,7 @@ class Turns:
         self._depth = 0
         self._answer: Turn | None = None  # begun, and not ended
         self._answer_thread: int | None = None  # that went on with it last
+        self._visit = 0  # counts the times that a thread came in
         self._cancellable = False  # the call that is inside
         self._closed = False
         self._holds: Counter[int] = Counter()  # by thread; see holding()
@@ -164,23 +165,32 @@ class Turns:
 
     # ---- from outside --------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Ends the answer, or the call that is inside; does not wait. For any thread."""
+    def cancel(self) -> int:
+        """Ends the answer, or the call that is inside; does not wait. For any thread.
+
+        Returns:
+            Which visit it ends, or ended last; for ``wait_for_end``.
+        """
         with self._lock:
             inside = self._worker is not None and self._cancellable
-            if not inside and self._answer is None:
-                return
-            self.current.cancelled = True
-            self._answer = None
+            if inside or self._answer is not None:
+                self.current.cancelled = True
+                self._answer = None
+                self._changed.notify_all()
             if inside:
                 self._stop.request()
-            self._changed.notify_all()
+            return self._visit
 
-    def wait_until_free(self, timeout: float | None = None) -> bool:
-        """Waits until no other thread is inside; gives whether that came within the time."""
+    def wait_for_end(self, visit: int, timeout: float | None = None) -> bool:
+        """Waits until the thread of this visit has left; gives whether it did within the time.
+
+        Others may have come in since. A caller who is inside itself does not wait.
+        """
         me = _thread.number
         with self._lock:
-            return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
+            return self._changed.wait_for(
+                lambda: self._worker in (None, me) or self._visit != visit, timeout
+            )
 
     def close(self, free: Callable[[], None], *, wait: bool = True) -> None:
         """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
@@ -247,6 +257,7 @@ class Turns:
         return self._waiting[0] is ticket
 
     def _enter(self) -> None:
+        self._visit += self._depth == 0
         self._worker = _thread.number
         self._depth += 1
 

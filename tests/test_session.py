@@ -553,6 +553,19 @@ def test_a_token_that_is_none_is_refused(wrong: int, session: Session, prompt: l
     assert session.anchored
     with pytest.raises(ValueError, match="empty"):
         session.sync([])
+    for error in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(error):
+            session.sync(Interrupted(error))
+
+
+class Interrupted:
+    """Tokens that Ctrl-C comes into while they are read."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def __array__(self, *_: object, **__: object) -> Any:
+        raise self._error
 
 
 def test_cancel_ends_a_read_of_another_thread_and_keeps_what_was_read(

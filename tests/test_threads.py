@@ -361,6 +361,22 @@ def test_a_thousand_random_cancellations(llm: Llama, expected: dict[str, Any]) -
         assert answer(llm, prompt) == expected[prompt]
 
 
+def test_who_waits_for_the_end_of_a_call_does_not_wait_for_the_next_ones(
+    reader: Llama, expected: dict[str, Any]
+) -> None:
+    reader.reset()
+    first = Worker(lambda: reader.create_completion(LONG_PROMPT, max_tokens=4))
+    wait_until(lambda: reader.n_tokens > 100)
+    second = Worker(lambda: reader.create_completion(LONG_PROMPT[5:], max_tokens=4))
+    wait_until(lambda: reader._turns._waiting)
+    assert reader.cancel(wait=True, timeout=SOON)
+    assert second.is_alive()
+    assert isinstance(first.ended(), Cancelled)
+    reader.cancel()
+    second.ended()
+    assert answer(reader, PROMPTS[0]) == expected[PROMPTS[0]]
+
+
 def test_a_signal_handler_may_cancel(llm: Llama, expected: dict[str, Any]) -> None:
     """It runs in the thread that is at work, so it must not wait for itself."""
     calls = itertools.count()

@@ -20,14 +20,26 @@ namespace dflash::bindings {
 
 namespace {
 
+/// numpy's array of an object. An interrupt that comes meanwhile is no mistake of the object's.
+template <class Array>
+Array array_of(const py::object& values) {
+  try {
+    return Array(values);
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    throw py::value_error("tokens must be a flat list of integers");
+  }
+}
+
 /// Token ids from a list or an array of integers; nothing is rounded or cut to fit.
 std::vector<Token> to_vector(const py::object& tokens) {
-  const py::array given = py::array::ensure(tokens);
-  if (!given || given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
+  const auto given = array_of<py::array>(tokens);
+  if (given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
   if (given.size() == 0) return {};
   const char kind = given.dtype().kind();
   if (kind != 'i' && kind != 'u') throw py::type_error("tokens must be integers");
-  const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(given);
+  const auto wide =
+      array_of<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>(given);
   std::vector<Token> ids(static_cast<size_t>(wide.size()));
   for (py::ssize_t i = 0; i < wide.size(); ++i) {
     const int64_t id = wide.at(i);
