@@ -12,6 +12,13 @@ from . import _core
 # A decode on a device cannot be cut short; one that takes longer is not waited for at exit.
 _EXIT_SECONDS = 5.0
 
+_STRUCTS = (
+    llama_cpp.llama_batch,
+    llama_cpp.llama_token_data,
+    llama_cpp.llama_token_data_array,
+    llama_cpp.llama_sampler,
+)
+
 #: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
 OLDEST_LLAMA_CPP = "0.3.36"
 
@@ -22,10 +29,14 @@ def connect() -> None:
     Raises:
         ImportError: a function is missing, or a struct has another layout.
     """
-    structs = (llama_cpp.llama_batch, llama_cpp.llama_token_data, llama_cpp.llama_token_data_array)
     library = llama_cpp.llama_cpp._lib
+    layouts = {struct.__name__: _layout(struct) for struct in _STRUCTS}
+    functions = llama_cpp.llama_sampler_i
+    layouts[functions.__name__] = [
+        getattr(functions, name).offset for name in ("name", "accept", "apply")
+    ]
     try:
-        _core.bind(library._handle, {struct.__name__: _layout(struct) for struct in structs})
+        _core.bind(library._handle, layouts)
     except ImportError as error:
         raise ImportError(
             f"llama-cpp-python {llama_cpp.__version__} does not fit dflash-local: {error}. "

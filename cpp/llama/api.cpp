@@ -35,6 +35,7 @@ void* find_function(void* library, const char* plain, const char* itanium, const
 Layouts own_layouts() {
   using Data = llama_token_data;
   using Array = llama_token_data_array;
+  using Functions = llama_sampler_i;
   return {
       {"llama_batch",
        {offsetof(llama_batch, n_tokens), offsetof(llama_batch, token), offsetof(llama_batch, embd),
@@ -44,7 +45,11 @@ Layouts own_layouts() {
        {offsetof(Data, id), offsetof(Data, logit), offsetof(Data, p), sizeof(Data)}},
       {"llama_token_data_array",
        {offsetof(Array, data), offsetof(Array, size), offsetof(Array, selected),
-        offsetof(Array, sorted), sizeof(Array)}}};
+        offsetof(Array, sorted), sizeof(Array)}},
+      {"llama_sampler",
+       {offsetof(llama_sampler, iface), offsetof(llama_sampler, ctx), sizeof(llama_sampler)}},
+      {"llama_sampler_i",  // it grows at its end
+       {offsetof(Functions, name), offsetof(Functions, accept), offsetof(Functions, apply)}}};
 }
 
 }  // namespace

@@ -16,6 +16,22 @@ struct llama_sampler;
 struct llama_memory_i;
 
 namespace dflash {
+struct llama_token_data_array;
+}
+
+/// The functions of a sampler, as far as they are looked at; those made in Python lack some.
+struct llama_sampler_i {
+  const char* (*name)(const llama_sampler*);
+  void (*accept)(llama_sampler*, int32_t);
+  void (*apply)(llama_sampler*, dflash::llama_token_data_array*);
+};
+
+struct llama_sampler {
+  const llama_sampler_i* iface;
+  void* ctx;
+};
+
+namespace dflash {
 
 using llama_token = int32_t;
 using llama_pos = int32_t;
@@ -78,7 +94,8 @@ struct llama_token_data_array {
   X(llama_sampler_apply, "", "", void, (llama_sampler*, llama_token_data_array*))                \
   X(llama_sampler_chain_get, "", "", llama_sampler*, (llama_sampler*, int32_t))                  \
   X(llama_sampler_chain_n, "", "", int32_t, (const llama_sampler*))                              \
-  X(llama_sampler_name, "", "", const char*, (const llama_sampler*))                             \
+  X(llama_sampler_clone, "", "", llama_sampler*, (const llama_sampler*))                         \
+  X(llama_sampler_free, "", "", void, (llama_sampler*))                                          \
   X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
   X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \
   X(llama_state_seq_get_data, "", "", size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))  \
