@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from exactness import END, ONE_THREAD, tokenize
 from grammars import GRAMMARS, Chain, Floats, last_row
-from llama_cpp import LlamaGrammar
+from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
 
 import dflash_local
 from dflash_local import Finish, Session
@@ -174,6 +174,34 @@ def test_the_token_is_that_of_the_whole_row(
     n_whole = sum(n >= llm.n_vocab() - 1 for n in ours.seen)
     # Equals come in the order in which the whole row is sorted.
     assert ties or (n_whole < N_ROWS) == asks_less
+
+
+def test_an_answer_in_json_asks_about_a_hundredth_of_a_large_vocabulary(
+    make_llama: MakeLlama, smollm2: Path, smollm2_drafter: Path
+) -> None:
+    llm = make_llama(dflash_local.Llama, smollm2, drafter=smollm2_drafter, **ONE_THREAD)
+    llm.width = 0
+    prompt = (
+        "<|im_start|>user\nDescribe the planet Mars as JSON.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    grammar = LlamaGrammar.from_string(JSON_GBNF, verbose=False)
+    for name in ("greedy", "defaults"):
+        ours, stock = (Chain(llm, grammar, *CHAINS[name][0]) for _ in range(2))
+        with closing(ours), closing(stock):
+            llm.session.sync(tokenize(llm, prompt))
+            llm.session.anchor(_sampled_twice(llm, ours, stock, -1))
+            for _ in range(30):
+                llm.session.propose()
+                llm.session.commit([_sampled_twice(llm, ours, stock, 0)])
+        assert sum(ours.seen) < sum(stock.seen) / 100
+        assert max(ours.seen) < llm.n_vocab() / 4
+
+
+def _sampled_twice(llm: dflash_local.Llama, ours: Chain, stock: Chain, row: int) -> int:
+    assert llm.session is not None
+    token = llm.session.sample(row, ours)
+    assert stock.sample(llm._ctx, row) == token
+    return token
 
 
 # ---- drafts -----------------------------------------------------------------------------------
