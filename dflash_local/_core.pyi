@@ -301,7 +301,8 @@ class Session:
 
         Args:
             sampler: a ``LlamaSampler`` of llama_cpp, or the address of a ``llama_sampler`` chain;
-                it accepts the emitted tokens and no others. None: greedy.
+                it accepts the emitted tokens and no others, and drafts that its grammar forbids
+                are not verified. None: greedy.
             max_tokens: emit at most as many.
             draft: verify these tokens instead of the drafter's.
             rejection: speculative rejection sampling, where ``sampler`` ends in a draw from a
