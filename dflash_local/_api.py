@@ -17,7 +17,7 @@ _EXIT_SECONDS = 5.0
 #: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
 OLDEST_LLAMA_CPP = "0.3.36"
 
-# What is shared with libllama; the last four for samplers on devices, which may be lacking.
+# What is shared with libllama; two of them for samplers on devices, which may be lacking.
 _STRUCTS = (
     "llama_batch",
     "llama_token_data",

@@ -318,7 +318,8 @@ class Session:
 
         Args:
             sampler: a ``LlamaSampler`` of llama_cpp, or the address of a ``llama_sampler`` chain;
-                it accepts the emitted tokens and no others. None: greedy.
+                it accepts the emitted tokens and no others, and drafts that its grammar forbids
+                are not verified. None: greedy.
             max_tokens: emit at most as many.
             draft: verify these tokens instead of the drafter's.
             rejection: speculative rejection sampling, where ``sampler`` ends in a draw from a
@@ -334,12 +335,26 @@ class Session:
         """
 
     def propose(
-        self, draft: Sequence[int] | None = None, *, max_tokens: int | None = None
+        self,
+        draft: Sequence[int] | None = None,
+        *,
+        max_tokens: int | None = None,
+        sampler: Any = None,
     ) -> Draft:
         """First half of a step taken row by row: drafts, and decodes anchor and draft.
 
         Rows 0 to ``len(draft.tokens)`` of the verifier's context then hold logits: row i those
         after the anchor and i drafts. ``commit`` or ``discard`` ends the step.
+
+        Args:
+            sampler: as for ``step``; what its grammar forbids is not verified.
+        """
+
+    def sample(self, row: int, sampler: Any = None) -> int:
+        """Samples from a row of the verifier's last decode; -1 is the last.
+
+        As ``LlamaSampler.sample``, the same token, but a grammar is asked about the likeliest
+        tokens only, as far as the samplers after it can tell the difference.
         """
 
     def commit(self, emitted: Sequence[int]) -> StepResult:

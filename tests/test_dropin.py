@@ -183,11 +183,12 @@ COMPLETIONS: dict[str, tuple[str, dict[str, Any], bool]] = {
         {"mirostat_mode": 2, "temperature": 0.8, "seed": 7, "max_tokens": 60},
         True,
     ),
-    "grammar": (PERSON, {"grammar": LlamaGrammar.from_string(GRAMMAR), "max_tokens": 60}, True),
+    # What the grammar forbids is not verified, and the rest may be right.
+    "grammar": (PERSON, {"grammar": LlamaGrammar.from_string(GRAMMAR), "max_tokens": 60}, False),
     "grammar at temperature": (
         PERSON,
         {"grammar": LlamaGrammar.from_string(GRAMMAR), "temperature": 1.5, "seed": 8},
-        True,
+        False,
     ),
 }
 
@@ -311,7 +312,7 @@ def test_json_answers_equal_the_parents(
     )
     expected, found = (list(x) if stream else x for x in (expected, found))
     same(found, expected)
-    check_drafts(pair[1])
+    check_drafts(pair[1], rejected=False)
     value = json.loads(content_of(found))
     assert value["name"] == "june"
     assert schema is None or set(value) == set(SCHEMA["properties"])
@@ -348,8 +349,8 @@ def test_tool_calls_equal_the_parents(
         expected, found = list(expected), list(found)
     # Each call has an id of its own.
     assert without_ids(found) == without_ids(expected)
-    if choice == "auto":  # the tiny model never learned to call: nothing right to draft
-        assert drafter is None or pair[1].stats.total.n_drafted > 0
+    if choice == "auto":  # the tiny model never learned to call: its drafts are all forbidden
+        assert drafter is None or sum(pair[1].stats.total.drafted_per_width[1:]) > 0
     else:
         check_drafts(pair[1])
 
@@ -550,7 +551,7 @@ def test_processors_and_logit_bias_with_a_grammar(pair: Pair) -> None:
 
     expected, found = (llm(PERSON, **options()) for llm in pair)
     same(found, expected)
-    check_drafts(pair[1])
+    check_drafts(pair[1], rejected=False)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 9, 23])

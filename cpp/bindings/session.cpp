@@ -177,6 +177,27 @@ StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t
   });
 }
 
+/// Without a turn of its own: the step that it is a part of is open, and samplers made in Python
+/// may call the session.
+Token sample(Handle& handle, int32_t row, const py::object& sampler) {
+  llama_sampler* chain = sampler_address(sampler);
+  if (handle.closed()) throw BackendError("the session is closed");
+  const Unlocked unlocked;
+  if (chain == nullptr) return GreedySampler(handle.verifier()).sample(row);
+  return ChainSampler(handle.verifier(), chain).sample(row);
+}
+
+/// The draft of a step that is taken row by row.
+Draft propose(Handle& handle, const std::optional<std::vector<Token>>& draft,
+              std::optional<int32_t> max_tokens, const py::object& sampler) {
+  llama_sampler* chain = sampler_address(sampler);
+  return handle.run([&](Session& session) {
+    if (chain == nullptr) return Draft(session.propose(draft, max_tokens));
+    ChainSampler sampling(handle.verifier(), chain);
+    return Draft(session.propose(draft, max_tokens, &sampling));
+  });
+}
+
 /// A copy of a row of logits, [n_vocab], made while the session is the caller's alone.
 template <class Row>
 py::array_t<float> copy_row(Handle& handle, int32_t n_vocab, Row find_row) {
@@ -303,13 +324,9 @@ void register_stepping(py::class_<Handle>& session) {
       .def("step", &step, py::arg("sampler") = py::none(), py::kw_only(),
            py::arg("max_tokens") = py::none(), py::arg("draft") = py::none(),
            py::arg("rejection") = false)
-      .def(
-          "propose",
-          [](Handle& handle, const std::optional<std::vector<Token>>& draft,
-             std::optional<int32_t> max_tokens) {
-            return handle.run([&](Session& s) { return Draft(s.propose(draft, max_tokens)); });
-          },
-          py::arg("draft") = py::none(), py::kw_only(), py::arg("max_tokens") = py::none())
+      .def("propose", &propose, py::arg("draft") = py::none(), py::kw_only(),
+           py::arg("max_tokens") = py::none(), py::arg("sampler") = py::none())
+      .def("sample", &sample, py::arg("row"), py::arg("sampler") = py::none())
       .def(
           "commit",
           [](Handle& handle, const std::vector<Token>& emitted) {

@@ -108,6 +108,9 @@ class Sampler {
   /// May put other tokens in the places of a drafter's block, once it is decided how much of it is
   /// verified: a decision that knew these tokens would change how answers are distributed.
   virtual void redraw(Draft& draft) { (void)draft; }
+  /// How many of the drafts it could sample one after the other: the rest is not verified. Where
+  /// it says fewer, the row after the last of them is sampled as if the rest were there.
+  virtual size_t n_possible(const std::vector<Token>& drafts) const { return drafts.size(); }
   /// Samples from `row` (-1: the last one) and takes the token as emitted.
   virtual Token sample(int32_t row) = 0;
 };

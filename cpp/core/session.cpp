@@ -343,13 +343,8 @@ void Session::anchor(Token token) {
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
-                              std::optional<int32_t> max_tokens) {
-  stop_->check();
-  return propose(draft, max_tokens, nullptr);
-}
-
-const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens, Sampler* sampler) {
+  stop_->check();
   end_step();
   const bool goes_back = !anchored();
   if (goes_back) anchor_last();
@@ -363,6 +358,7 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room, sampler);
+    if (sampler != nullptr) draft_.cut(sampler->n_possible(draft_.tokens));
     decode_block();
   });
   proposed_ = true;

@@ -92,9 +92,10 @@ class Session {
                   const std::optional<std::vector<Token>>& draft = {});
 
   /// The same step row by row. propose() drafts (or takes the caller's draft), decodes anchor and
-  /// draft, and gives the draft; rows 0 .. size are then the verifier's.
+  /// draft, and gives the draft; rows 0 .. size are then the verifier's. A sampler has its say in
+  /// what is drafted; it samples nothing.
   const Draft& propose(const std::optional<std::vector<Token>>& draft = {},
-                       std::optional<int32_t> max_tokens = {});
+                       std::optional<int32_t> max_tokens = {}, Sampler* sampler = nullptr);
   /// Ends the step with the tokens that were emitted: a prefix of the draft, then one more.
   StepResult commit(const std::vector<Token>& emitted);
   /// Ends the step as if it had not begun (see the guarantee above).
@@ -159,8 +160,6 @@ class Session {
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
-  const Draft& propose(const std::optional<std::vector<Token>>& draft,
-                       std::optional<int32_t> max_tokens, Sampler* sampler);
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;

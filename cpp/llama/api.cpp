@@ -1,5 +1,7 @@
 #include "llama/api.h"
 
+#include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -45,7 +47,19 @@ Layouts own_layouts() {
        {offsetof(Data, id), offsetof(Data, logit), offsetof(Data, p), sizeof(Data)}},
       {"llama_token_data_array",
        {offsetof(Array, data), offsetof(Array, size), offsetof(Array, selected),
-        offsetof(Array, sorted), sizeof(Array)}}};
+        offsetof(Array, sorted), sizeof(Array)}},
+      {"llama_sampler",
+       {offsetof(llama_sampler, iface), offsetof(llama_sampler, ctx), sizeof(llama_sampler)}}};
+}
+
+// Of a sampler's functions these are always called; the table grows at its end.
+bool begins_as_known(const Layouts& theirs) {
+  using Interface = llama_sampler_i;
+  const size_t known[] = {offsetof(Interface, name), offsetof(Interface, accept),
+                          offsetof(Interface, apply)};
+  const auto found = theirs.find("llama_sampler_i");
+  return found != theirs.end() && found->second.size() > std::size(known) &&
+         std::equal(std::begin(known), std::end(known), found->second.begin());
 }
 
 Layouts device_sampler_layouts() {
@@ -54,8 +68,6 @@ Layouts device_sampler_layouts() {
   return {
       {"llama_sampler_chain_params",
        {offsetof(llama_sampler_chain_params, no_perf), sizeof(llama_sampler_chain_params)}},
-      {"llama_sampler",
-       {offsetof(llama_sampler, iface), offsetof(llama_sampler, ctx), sizeof(llama_sampler)}},
       {"llama_sampler_data",
        {offsetof(Data, logits), offsetof(Data, probs), offsetof(Data, sampled),
         offsetof(Data, candidates), sizeof(Data)}},
@@ -80,6 +92,9 @@ void bind_api(void* library, const Layouts& layouts) {
     if (!same_layout(layouts, name, layout)) {
       throw std::runtime_error(name + " has another layout in the loaded llama_cpp");
     }
+  }
+  if (!begins_as_known(layouts)) {
+    throw std::runtime_error("llama_sampler_i has another layout in the loaded llama_cpp");
   }
   Api found;
   std::string missing;

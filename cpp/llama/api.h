@@ -116,7 +116,8 @@ struct llama_sampler_chain_params {
   X(llama_sampler_apply, "", "", void, (llama_sampler*, llama_token_data_array*))                \
   X(llama_sampler_chain_get, "", "", llama_sampler*, (llama_sampler*, int32_t))                  \
   X(llama_sampler_chain_n, "", "", int32_t, (const llama_sampler*))                              \
-  X(llama_sampler_name, "", "", const char*, (const llama_sampler*))                             \
+  X(llama_sampler_clone, "", "", llama_sampler*, (const llama_sampler*))                         \
+  X(llama_sampler_free, "", "", void, (llama_sampler*))                                          \
   X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
   X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \
   X(llama_state_seq_get_data, "", "", size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))  \
@@ -147,7 +148,6 @@ struct llama_sampler_chain_params {
   X(llama_sampler_init_top_k, "", "", llama_sampler*, (int32_t))                       \
   X(llama_sampler_chain_init, "", "", llama_sampler*, (llama_sampler_chain_params))    \
   X(llama_sampler_chain_add, "", "", void, (llama_sampler*, llama_sampler*))           \
-  X(llama_sampler_free, "", "", void, (llama_sampler*))                                \
   X(llama_get_sampled_logits_ith, "", "", float*, (llama_context*, int32_t))           \
   X(llama_get_sampled_candidates_ith, "", "", llama_token*, (llama_context*, int32_t)) \
   X(llama_get_sampled_candidates_count_ith, "", "", uint32_t, (llama_context*, int32_t))

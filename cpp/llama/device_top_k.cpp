@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/errors.h"
+#include "llama/shaping.h"
 
 namespace dflash {
 
@@ -60,8 +61,7 @@ llama_sampler_i probabilities = probabilities_methods();
 
 // libllama marks the samplers of a chain that the device runs.
 bool on_device(llama_sampler* chain, int32_t i) {
-  const char* found = api().llama_sampler_name(api().llama_sampler_chain_get(chain, i));
-  return found != nullptr && *found == '+';
+  return name_in(chain, i).substr(0, 1) == "+";
 }
 
 }  // namespace

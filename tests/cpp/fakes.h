@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -176,12 +178,16 @@ class FakeSampler : public Sampler {
  public:
   FakeSampler(const FakeVerifier& verifier, Calls& calls, int32_t noise = 0)
       : verifier_(verifier), calls_(calls), noise_(noise) {}
+  size_t n_possible(const std::vector<Token>& drafts) const override {
+    return std::min(drafts.size(), most_possible);
+  }
   Token sample(int32_t row) override;
 
   /// The n-th token sampled, where `best` is the most likely one.
   static Token choose(Token best, int32_t n, int32_t noise);
 
   std::vector<Token> sampled;
+  size_t most_possible = std::numeric_limits<size_t>::max();  ///< drafts that it does not forbid
 
  private:
   const FakeVerifier& verifier_;
