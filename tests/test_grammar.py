@@ -177,6 +177,27 @@ def test_the_token_is_that_of_the_whole_row(
     assert ties or (n_whole < N_ROWS) == asks_less
 
 
+@pytest.mark.parametrize("last_equal", [200, 383])
+def test_equals_that_are_not_asked_about_count_too(
+    last_equal: int, llm: dflash_local.Llama, session: Session
+) -> None:
+    """One allowed token is among the first that are asked about, its equals are not."""
+    add = (GRAMMAR, top_k(5), top_p(0.1), dist)
+    ours, stock = (Chain(llm, GRAMMARS["letters"], *add) for _ in range(2))
+    with closing(ours), closing(stock):
+        allowed = stock.allowed(llm.n_vocab())
+        row = np.full(llm.n_vocab(), -5, np.float32)
+        forbidden = np.setdiff1d(np.arange(llm.n_vocab()), allowed)
+        row[forbidden[:63]] = 5
+        row[allowed[allowed <= last_equal]] = 1
+        place = last_row(llm)
+        for _ in range(4):
+            place[:] = row
+            expected = stock.sample(llm._ctx, -1)
+            place[:] = row
+            assert session.sample(-1, ours) == expected
+
+
 def test_an_answer_in_json_asks_about_a_small_part_of_a_large_vocabulary(
     make_llama: MakeLlama, smollm2: Path, smollm2_drafter: Path
 ) -> None:
