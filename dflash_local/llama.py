@@ -389,7 +389,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._turns.begin()
         for start in range(0, max(1, len(tokens)), self.n_batch):
             self._turns.check_cancelled()
-            super().eval(tokens[start : start + self.n_batch])
+            try:
+                super().eval(tokens[start : start + self.n_batch])
+            except BaseException:  # Ctrl-C may come when tokens are decoded and not yet counted
+                self._requires_eval = True
+                if self._is_recurrent or self._is_hybrid:
+                    super().reset()  # such a memory cannot drop them
+                raise
 
     def _read(self, session: _core.Session, tokens: Sequence[int]) -> None:
         try:

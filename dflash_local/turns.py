@@ -97,8 +97,10 @@ class Turns:
                 raise
             raise Cancelled("the call was cancelled") from error
         finally:
-            if self._depth_of(me) > depth:
-                self._leave()
+            try:
+                self._leave_to(me, depth)
+            finally:
+                self._leave_to(me, depth)  # again: Ctrl-C may have come into the first
 
     @property
     def outermost(self) -> bool:
@@ -141,8 +143,10 @@ class Turns:
                     self._enter()
             yield mine
         finally:
-            if self._depth_of(me) > depth:
-                self._leave()
+            try:
+                self._leave_to(me, depth)
+            finally:
+                self._leave_to(me, depth)  # again: Ctrl-C may have come into the first
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -237,9 +241,10 @@ class Turns:
                 lambda: self._closed or self._is_free(ticket, turn, reading), self.timeout
             )
         finally:
-            with contextlib.suppress(ValueError):  # Ctrl-C came before it was there
-                self._waiting.remove(ticket)
-            self._changed.notify_all()
+            try:
+                self._leave_queue(ticket)
+            finally:
+                self._leave_queue(ticket)  # again: Ctrl-C may have come into the first
         if not free:
             raise BackendError(
                 f"the model is at work in another thread, and was for {self.timeout:g} s: wait "
@@ -278,6 +283,18 @@ class Turns:
                 return
             self._enter()
         self._leave()
+
+    def _leave_queue(self, ticket: object) -> None:
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        self._changed.notify_all()
+
+    def _leave_to(self, thread: int, depth: int) -> None:
+        if self._depth_of(thread) > depth:
+            self._leave()
+        elif depth == 0:
+            with self._lock:
+                self._changed.notify_all()
 
     def _leave(self) -> None:
         free = None
