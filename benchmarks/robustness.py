@@ -59,6 +59,7 @@ def _setup(
         threads=options.threads,
         folder=folder,
         demo=demo if has_demo else (),
+        interrupts=not options.no_interrupts,
     )
 
 
@@ -86,6 +87,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=3.0, metavar="N", help="seconds")
     parser.add_argument("--threads", type=int, default=4, metavar="N")
     parser.add_argument("--demo", type=float, default=0.25, metavar="N", help="share of children")
+    parser.add_argument("--no-interrupts", action="store_true", help="no signals")
     return parser.parse_args(argv)
 
 

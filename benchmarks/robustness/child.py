@@ -94,7 +94,7 @@ def work(setup: Setup, shared: Shared, seconds: float, name: str) -> None:
     threads = [threading.Thread(target=worker.run, args=(OPERATIONS,)) for worker in workers]
     for thread in threads:
         thread.start()
-    if interrupting.POSSIBLE:
+    if interrupting.POSSIBLE and setup.interrupts:
         main_thread = Worker(shared, random.Random(f"{setup.seed} {name} main"))
         main_thread.run({interrupting.interrupt: 1.0})
     for thread in threads:

@@ -33,6 +33,7 @@ class Setup:
         threads: that work at once.
         folder: holds the hybrid verifier and stock's answers.
         demo: verifier and drafter of the demo pair; () to do without.
+        interrupts: its main thread is interrupted by signals.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class Setup:
     threads: int
     folder: str
     demo: tuple[str, ...] = ()
+    interrupts: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
