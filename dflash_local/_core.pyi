@@ -23,6 +23,19 @@ def install_log(receiver: Callable[[int, bytes], None]) -> None:
 def log_callback() -> int:
     """The address of that callback."""
 
+def load_progress_callback() -> int:
+    """The address of a ``llama_progress_callback`` that ends a load when the interpreter ends."""
+
+def enter_library() -> None:
+    """From here to ``leave_library`` ``prepare_exit`` waits for this thread.
+
+    For llama_cpp's own calls, which work without the GIL: what libllama uses is gone when the
+    process ends. After ``prepare_exit`` other threads sleep here.
+    """
+
+def leave_library() -> None:
+    """Ends what ``enter_library`` began."""
+
 def prepare_exit(seconds: float) -> None:
     """Before the interpreter ends: stops all work, and keeps other threads out for good.
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from ._api import in_library
+
 if TYPE_CHECKING:
     from ._core import Session
     from .llama import Llama
@@ -28,7 +30,7 @@ def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
     sent: Sequence[int] | None = None
     with closing(parents):
         while True:
-            with llm._alone(turn):
+            with llm._alone(turn), in_library():
                 try:
                     token = next(parents) if sent is None else parents.send(sent)
                 except StopIteration:

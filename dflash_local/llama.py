@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 
 from . import arguments, generation, pairing, parent, seam
-from ._api import _core
+from ._api import _core, in_library
 from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import AllocationError, BackendError
@@ -147,14 +147,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
-            parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
-            del self._own.seed  # it is no thread's own
-            if not kwargs.get("tokenizer"):
-                self.tokenizer_ = self.tokenizer()
-            if info is not None:
-                self._attach(info)
-            if self._session is None:
-                seam.watch(self, self._stop)
+            with in_library():
+                parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+                del self._own.seed  # it is no thread's own
+                if not kwargs.get("tokenizer"):
+                    self.tokenizer_ = self.tokenizer()
+                if info is not None:
+                    self._attach(info)
+                if self._session is None:
+                    seam.watch(self, self._stop)
         except BaseException:
             self.close()
             raise
@@ -528,7 +529,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _free(self) -> None:
         if self._learned is not None and self._session is not None:
             self._learned.keep(self._session)
-        super().close()
+        with in_library():
+            super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 

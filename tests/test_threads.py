@@ -468,18 +468,26 @@ def test_many_threads_close_at_once(
         assert list(pool.map(lambda _: llm.close(), range(8))) == [None] * 8
 
 
-@pytest.mark.parametrize("models", ["Llama(VERIFIER, drafter=DRAFTER, **OPTIONS)", None])
-def test_daemon_threads_at_work_do_not_disturb_the_end_of_the_process(models: str | None) -> None:
+@pytest.mark.parametrize(
+    "work",
+    [
+        "llm = llm or Llama(VERIFIER, drafter=DRAFTER, **OPTIONS); ask(llm)",
+        "llm = llm or Llama(VERIFIER, **OPTIONS); ask(llm)",
+        "Llama(VERIFIER, drafter=DRAFTER, **OPTIONS).close(); begun.set()",
+    ],
+    ids=["drafting", "plain", "loading"],
+)
+def test_daemon_threads_at_work_do_not_disturb_the_end_of_the_process(work: str) -> None:
     """Whoever takes the GIL in C++ while the interpreter finalizes ends the process."""
     for _ in range(6):
         done = in_a_child(f"""
-import time
+def ask(llm):
+    for chunk in llm("anna is", max_tokens=100, stream=True):
+        begun.set()
 def work():
-    llm = {models or "Llama(VERIFIER, **OPTIONS)"}
-    llm.tokenize(b"x")
+    llm = None
     while True:
-        for chunk in llm("anna is", max_tokens=100, stream=True):
-            begun.set()
+        {work}
 begun = threading.Event()
 for _ in range(2):
     threading.Thread(target=work, daemon=True).start()

@@ -48,6 +48,17 @@ Locked::~Locked() {
   --inside;
 }
 
+void enter_library() {
+  ++inside;
+  if (!barred()) return;
+  PyEval_SaveThread();
+  sleep_for_ever();
+}
+
+void leave_library() {
+  --inside;
+}
+
 void prepare_exit(double seconds) {
   ending = std::this_thread::get_id();
   Stop::everything() = true;
