@@ -82,6 +82,7 @@ def test_costs_of_a_hybrid_verifier_are_measured_and_adaptive_output_equals_plai
             assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
 
 
+@pytest.mark.filterwarnings("ignore:width")
 @pytest.mark.parametrize("n_batch", [3, 4, 8, 9, 10])
 @pytest.mark.parametrize("width", [None, 2, 7])
 def test_a_small_batch_bounds_the_drafts_that_are_verified(
