@@ -92,6 +92,8 @@ class Turns:
                 self._enter()
             yield
         except RuntimeError as error:
+            if "un-acquired lock" in str(error):  # Ctrl-C came into the middle of a wait for it
+                raise KeyboardInterrupt from error
             # A decode of llama_cpp's own that was cut short is told by its number only.
             if isinstance(error, DFlashError) or not self.current.cancelled:
                 raise

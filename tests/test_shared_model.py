@@ -36,6 +36,24 @@ def in_threads(*works: Callable[[], object]) -> None:
         thread.join()
 
 
+def test_ctrl_c_in_the_middle_of_waiting_is_told_as_such(
+    llm: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There Python's Condition has given its lock back, and does not take it again."""
+
+    def wait_for(*_: object) -> bool:
+        llm._turns._lock.release()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm._turns._changed, "wait_for", wait_for)
+        with pytest.raises(KeyboardInterrupt):
+            llm.eval([5])
+    assert not llm._turns._waiting
+    llm.eval([5])
+    assert llm.n_tokens == 1
+
+
 # ---- closed --------------------------------------------------------------------------------
 
 
