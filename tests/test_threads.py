@@ -492,6 +492,11 @@ begun = threading.Event()
 for _ in range(2):
     threading.Thread(target=work, daemon=True).start()
 begun.wait()
-print("done")
+import atexit, time
+atexit.register(lambda: print("done", time.monotonic() - ended < 4.5))
+from dflash_local import _api
+atexit.unregister(_api._core.prepare_exit)
+atexit.register(_api._core.prepare_exit, 5.0)
+ended = time.monotonic()
 """)
-        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]
+        assert (done.returncode, done.stdout) == (0, "done True\n"), done.stderr[-2000:]
