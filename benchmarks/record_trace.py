@@ -85,6 +85,7 @@ def greedy_answer(session: Session, prompt: Sequence[int], n_tokens: int) -> lis
 def anchor_lines(session: Session, prompt: Sequence[int], answer: Sequence[int]) -> Iterator[str]:
     """Of each token of the answer but the last: its blocks of every width."""
     assert session.drafter is not None
+    session.width = 1  # at width 0 the drafter would be told nothing of the prompt
     session.sync(prompt)
     session.anchor(answer[0])
     for at, following in enumerate(answer[1:], 1):

@@ -23,6 +23,19 @@ def install_log(receiver: Callable[[int, bytes], None]) -> None:
 def log_callback() -> int:
     """The address of that callback."""
 
+def load_progress_callback() -> int:
+    """The address of a ``llama_progress_callback`` that ends a load when the interpreter ends."""
+
+def enter_library() -> None:
+    """From here to ``leave_library`` ``prepare_exit`` waits for this thread.
+
+    For llama_cpp's own calls, which work without the GIL: what libllama uses is gone when the
+    process ends. After ``prepare_exit`` other threads sleep here.
+    """
+
+def leave_library() -> None:
+    """Ends what ``enter_library`` began."""
+
 def prepare_exit(seconds: float) -> None:
     """Before the interpreter ends: stops all work, and keeps other threads out for good.
 
@@ -188,6 +201,10 @@ class DrafterOptions:
         causal: attention within the block.
         sample_from_anchor: DSpark: the anchor's row predicts too.
         has_confidence: DSpark: a confidence head is there.
+        n_ctx: positions of context that it sees at most; its context has room for a block beside
+            them, or for as many as the verifier's. 0: those that there are beside a block.
+        device_top_k: the device that computes the logits chooses the likeliest tokens, where it
+            can; its context needs ``n_outputs_max_per_seq`` of a block's rows.
         sequence: the sequence of its context that the session owns.
     """
 
@@ -197,6 +214,8 @@ class DrafterOptions:
     causal: bool
     sample_from_anchor: bool
     has_confidence: bool
+    n_ctx: int
+    device_top_k: bool
     sequence: int
     def __init__(self) -> None: ...
 
@@ -210,9 +229,20 @@ class Drafter:
     """
 
     def __init__(self, context: int, options: DrafterOptions) -> None: ...
+    def try_out(self) -> None:
+        """Takes in and drafts as much as it ever will, at once: fails where there is no memory."""
+
     @property
     def max_width(self) -> int:
         """Drafts a block gives at most."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions of context that it sees at most: the last ones."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the device chooses the likeliest tokens, so that no logits come from it."""
 
     @property
     def options(self) -> DrafterOptions: ...
@@ -235,8 +265,8 @@ class Session:
     Args:
         verifier: kept alive by the session.
         drafter: None decodes plainly.
-        width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None:
-            decided step by step, for the most tokens a second.
+        width: drafts a step, at most as many as the drafter gives; 0: plain decoding, and no
+            features are read. None: decided step by step, for the most tokens a second.
         stop: ends its work, as ``cancel`` does; one of its own where none is given.
     """
 
@@ -263,7 +293,7 @@ class Session:
 
         Returns:
             How many of ``tokens`` are kept; the rest is for ``extend``. At least one is left,
-            unless the logits after the last are at hand.
+            unless the logits after the last are at hand; more where some were read at width 0.
         """
 
     def extend(
@@ -301,7 +331,8 @@ class Session:
 
         Args:
             sampler: a ``LlamaSampler`` of llama_cpp, or the address of a ``llama_sampler`` chain;
-                it accepts the emitted tokens and no others. None: greedy.
+                it accepts the emitted tokens and no others, and drafts that its grammar forbids
+                are not verified. None: greedy.
             max_tokens: emit at most as many.
             draft: verify these tokens instead of the drafter's.
             rejection: speculative rejection sampling, where ``sampler`` ends in a draw from a
@@ -317,12 +348,26 @@ class Session:
         """
 
     def propose(
-        self, draft: Sequence[int] | None = None, *, max_tokens: int | None = None
+        self,
+        draft: Sequence[int] | None = None,
+        *,
+        max_tokens: int | None = None,
+        sampler: Any = None,
     ) -> Draft:
         """First half of a step taken row by row: drafts, and decodes anchor and draft.
 
         Rows 0 to ``len(draft.tokens)`` of the verifier's context then hold logits: row i those
         after the anchor and i drafts. ``commit`` or ``discard`` ends the step.
+
+        Args:
+            sampler: as for ``step``; what its grammar forbids is not verified.
+        """
+
+    def sample(self, row: int, sampler: Any = None) -> int:
+        """Samples from a row of the verifier's last decode; -1 is the last.
+
+        As ``LlamaSampler.sample``, the same token, but a grammar is asked about the likeliest
+        tokens only, as far as the samplers after it can tell the difference.
         """
 
     def commit(self, emitted: Sequence[int]) -> StepResult:
@@ -338,7 +383,8 @@ class Session:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
 
     def draft_logits(self, row: int) -> npt.NDArray[np.float32]:
-        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2.
+        """A copy of the drafter's logits of draft ``row``, [n_vocab]; not with DFlash2, and not
+        where its device chose among them.
 
         They are at hand from a draft until the drafter works again.
         """
@@ -347,7 +393,7 @@ class Session:
         """The drafter's memory."""
 
     def load_drafter(self, state: bytes, n_features: int) -> None:
-        """Restores the drafter's memory, which holds features of ``n_features`` positions."""
+        """Restores the drafter's memory; of the features it holds, those up to ``n_features``."""
 
     def calibrate(self, seconds: float) -> None:
         """Measures what decodes cost by width, for about so long; before the first prompt.
@@ -402,7 +448,11 @@ class Session:
     def n_past(self) -> int: ...
     @property
     def n_features(self) -> int:
-        """Positions of which the drafter holds features, from 0 on."""
+        """Positions of which the drafter holds features, but for the first ``n_forgotten``."""
+
+    @property
+    def n_forgotten(self) -> int:
+        """Positions at the beginning of which it holds none any more, or never did at width 0."""
 
     @property
     def anchored(self) -> bool:

@@ -6,10 +6,12 @@ for 32 bytes a token: what a longer one says is lost.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import operator
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import llama_cpp
@@ -17,17 +19,32 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from .errors import BackendError
 
+Holding = Callable[[], AbstractContextManager[None]]
+
 _ROOM = 64  # bytes; libllama says how many it takes where these are too few
 _SHORT = 32  # tokens that are joined sooner than compared with what was read before
 
 
 class Tokenizer(LlamaTokenizer):  # type: ignore[misc]
-    """A model's tokenizer. It remembers the bytes of each token, and the last long text."""
+    """A model's tokenizer. It remembers the bytes of each token, and the last long text.
 
-    def __init__(self, llama: llama_cpp.Llama) -> None:
+    Args:
+        llama: the model.
+        holding: keeps it from being freed by another thread while libllama is asked.
+    """
+
+    def __init__(self, llama: llama_cpp.Llama, holding: Holding = contextlib.nullcontext) -> None:
         super().__init__(llama)
-        self._bos = self._model.token_bos()
-        self._texts = {special: Text(Pieces(self._model, special)) for special in (False, True)}
+        self._holding = holding
+        with holding():
+            self._bos = self._model.token_bos()
+            pieces = [Pieces(self._model, special, holding) for special in (False, True)]
+        self._texts = [Text(of) for of in pieces]
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
+        """The tokens of a text in UTF-8."""
+        with self._holding():
+            return list(super().tokenize(text, add_bos, special))
 
     def detokenize(
         self,
@@ -50,9 +67,10 @@ class Tokenizer(LlamaTokenizer):  # type: ignore[misc]
 class Pieces(dict[int, bytes]):
     """The bytes of each token, asked of libllama when they are first wanted."""
 
-    def __init__(self, model: Any, special: bool) -> None:
+    def __init__(self, model: Any, special: bool, holding: Holding) -> None:
         super().__init__()
         self._model = model
+        self._holding = holding
         self._special = special
         self._n_vocab = model.n_vocab()
 
@@ -60,9 +78,10 @@ class Pieces(dict[int, bytes]):
         token = operator.index(token)
         if not 0 <= token < self._n_vocab:  # libllama would end the process
             raise ValueError(f"token {token}: expected one from 0 to {self._n_vocab - 1}")
-        if self._model.model is None:
-            raise BackendError("the model is closed: its tokens cannot be read any more")
-        piece = self[token] = self._ask(token, _ROOM)
+        with self._holding():
+            if self._model.model is None:
+                raise BackendError("the model is closed: its tokens cannot be read any more")
+            piece = self[token] = self._ask(token, _ROOM)
         return piece
 
     def _ask(self, token: int, room: int) -> bytes:

@@ -19,5 +19,9 @@ class BackendError(DFlashError, RuntimeError):
     """A call into libllama failed."""
 
 
+class AllocationError(BackendError):
+    """There is not the memory for what libllama was asked to load."""
+
+
 class Cancelled(DFlashError):  # noqa: N818 - the name users of other libraries know
     """The work was cancelled between two steps; the session is consistent."""

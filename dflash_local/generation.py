@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from ._api import in_library
+
 if TYPE_CHECKING:
     from ._core import Session
     from .llama import Llama
@@ -28,7 +30,7 @@ def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
     sent: Sequence[int] | None = None
     with closing(parents):
         while True:
-            with llm._alone(turn):
+            with llm._alone(turn), in_library():
                 try:
                     token = next(parents) if sent is None else parents.send(sent)
                 except StopIteration:
@@ -91,7 +93,7 @@ def by_row(
     try:
         while True:
             with llm._alone(turn):
-                step.begin(sent)
+                step.begin(sent, sampler)
             for row in range(step.n_rows):
                 with llm._alone(turn):
                     token = step.sample(row, sampler)
@@ -132,9 +134,10 @@ class _RowStep:
         """The row as libllama counts it."""
         return row if self._block else -1
 
-    def begin(self, draft: Sequence[int] | None) -> None:
+    def begin(self, sent: Sequence[int] | None, sampler: Any) -> None:
         if self._emitted:
-            self._block = [self._emitted[-1], *self._session.propose(draft).tokens]
+            draft = self._session.propose(sent, sampler=sampler)
+            self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
         self._open = True
 
@@ -142,7 +145,7 @@ class _RowStep:
         if self._block:
             self._llm._append(self._block[row])
             self._llm._keep_scores(row)
-        token = int(sampler.sample(self._llm._ctx, self.index(row)))
+        token = self._session.sample(self.index(row), sampler)
         self._emitted.append(token)
         return token
 

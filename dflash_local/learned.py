@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import _core
+from ._api import _core
 from .errors import BackendError, ModelError
 from .hub import cache_dir
 

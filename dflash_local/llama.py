@@ -6,20 +6,24 @@ import contextlib
 import functools
 import inspect
 import os
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import llama_cpp
 import numpy as np
 
-from . import _core, arguments, generation, pairing, parent, seam
+from . import arguments, generation, pairing, parent, seam
+from ._api import _core, in_library
 from .detokenizer import Tokenizer
 from .drafter_file import DrafterInfo, read_drafter
-from .errors import BackendError
+from .errors import AllocationError, BackendError
 from .hub import fingerprint
 from .learned import Learned
+from .placement import checked_devices, placement_beside
 from .state import LlamaState
 from .stats import SessionStats
 from .turns import Turn, Turns
@@ -29,6 +33,9 @@ _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameter
 
 #: What temperatures above 0 may do.
 SAMPLING = ("exact", "rejection")
+
+#: Positions of context that a drafter sees, where nothing else is said.
+DRAFTER_CTX = 8192
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -42,6 +49,17 @@ def _locked(method: _Method) -> _Method:
             return method(self, *args, **kwargs)
 
     return cast("_Method", locked)
+
+
+def _held(method: _Method) -> _Method:
+    """Nobody frees the model while the parent's method asks libllama; turns do not matter."""
+
+    @functools.wraps(method)
+    def held(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        with self._turns.holding():
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", held)
 
 
 def _as_in_parent(parent: Callable[..., Any]) -> Callable[[_Method], _Method]:
@@ -72,10 +90,21 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
+        drafter_ctx: positions of context that the drafter sees at most, the last ones; None: 8192.
+            More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
+        drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
+            them that the verifier has there (``n_gpu_layers``).
+        drafter_devices: names of the devices that get them, as libllama calls them ("CUDA1"); None:
+            those of the verifier (``main_gpu``, ``split_mode``, ``tensor_split``).
         turn_timeout: seconds that a call waits while another thread's call or answer is at work;
             None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
         **kwargs: every other argument of ``llama_cpp.Llama``.
+
+    A drafter that does not fit the memory is warned of, and decoding is plain.
+
+    At width 0 the drafter is told nothing of the text. Set another one, and it drafts from what is
+    answered from then on; the next prompt is read anew for it, as far back as it sees.
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier.
@@ -91,20 +120,26 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
         sampling: str = "exact",
+        drafter_ctx: int | None = None,
+        drafter_gpu_layers: int | None = None,
+        drafter_devices: Sequence[str] | None = None,
         turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
         self._stack = contextlib.ExitStack()  # close() works from here on
         self._ctx: Any
+        self._last_seed: int
         self.input_ids: Any
         self.scores: Any
         self._stop = _core.Stop()
         self._turns = Turns(self._stop, turn_timeout)
+        self._own = threading.local()  # what a thread set for its next answer
         self._session: _core.Session | None = None
         self._learned: Learned | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
+        self._drafter_options = _checked_options(drafter_ctx, drafter_gpu_layers, drafter_devices)
         self._warned: set[str] = set()
         if ignored := arguments.unknown(kwargs, _ARGUMENTS):
             self._warn(f"{ignored}: ignored")
@@ -112,13 +147,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
-            parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
-            if not kwargs.get("tokenizer"):
-                self.tokenizer_ = Tokenizer(self)
-            if info is not None:
-                self._attach(info)
-            if self._session is None:
-                seam.watch(self, self._stop)
+            with in_library():
+                parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+                del self._own.seed  # it is no thread's own
+                if not kwargs.get("tokenizer"):
+                    self.tokenizer_ = self.tokenizer()
+                if info is not None:
+                    self._attach(info)
+                if self._session is None:
+                    seam.watch(self, self._stop)
         except BaseException:
             self.close()
             raise
@@ -127,6 +164,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
         rows = seam.remake_context(self, info, self._width)
+        if rows is None:
+            self._warn(
+                "there is no memory for what drafting needs of the verifier's context, so decoding "
+                "is plain: a smaller n_ctx or n_batch leaves room"
+            )
+            return
         if rows == 0:
             self._warn(
                 "libllama cannot take back single tokens from the recurrent memory of this "
@@ -134,12 +177,23 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 "snapshots, or n_batch or n_ubatch is below 3): decoding plainly"
             )
             return
-        self._session = seam.open_session(self, info, rows, self._width)
+        options = self._drafter_options
+        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
+        try:
+            self._session = seam.open_session(
+                self, info, rows, width=self._width, n_ctx=options.n_ctx, placement=placement
+            )
+        except AllocationError as error:
+            self._warn(
+                f"the drafter does not fit the memory, so decoding is plain ({error}): a smaller "
+                "drafter_ctx or n_ctx needs less, and drafter_gpu_layers=0 none of a device's"
+            )
+            return
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
         seam.grow_arrays(self)
         if self._width is None:
-            self._learned = Learned(seam.pair_key(self, info))
+            self._learned = Learned(seam.pair_key(self, info, placement))
             self._learned.begin(self._session)
         self._warn_of_width(info.max_width)
 
@@ -210,14 +264,15 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         From a signal handler call it without waiting.
 
         Args:
-            wait: return when no other thread is at work any more.
+            wait: return when it has ended. Another call, which waited for its turn, may be at work
+                then.
             timeout: seconds to wait at most.
 
         Returns:
-            Whether no other thread is at work, where it was waited for; else True.
+            Whether it has ended, where that was waited for; else True.
         """
-        self._turns.cancel()
-        return self._turns.wait_until_free(timeout) if wait else True
+        visit = self._turns.cancel()
+        return self._turns.wait_for_end(visit, timeout) if wait else True
 
     def __enter__(self) -> Llama:
         return self
@@ -229,16 +284,53 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @_as_in_parent(llama_cpp.Llama.tokenizer)
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self)
+        return Tokenizer(self, self._turns.holding)
+
+    n_ctx = _held(llama_cpp.Llama.n_ctx)
+    n_embd = _held(llama_cpp.Llama.n_embd)
+    n_vocab = _held(llama_cpp.Llama.n_vocab)
+    token_bos = _held(llama_cpp.Llama.token_bos)
+    token_eos = _held(llama_cpp.Llama.token_eos)
+    token_nl = _held(llama_cpp.Llama.token_nl)
+    pooling_type = _held(llama_cpp.Llama.pooling_type)
+
+    @_as_in_parent(llama_cpp.Llama._create_completion)
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        # Between two tokens the parent asks libllama about them.
+        with contextlib.closing(super()._create_completion(*args, **kwargs)) as chunks:
+            while True:
+                with self._turns.holding():
+                    try:
+                        chunk = next(chunks)
+                    except StopIteration:
+                        return
+                yield chunk
+
+    @property
+    def _seed(self) -> int:
+        """Of the next answer. Others may ask for theirs while this thread waits for its turn."""
+        return getattr(self._own, "seed", self._last_seed)
+
+    @_seed.setter
+    def _seed(self, seed: int) -> None:
+        self._last_seed = self._own.seed = seed
+
+    @_as_in_parent(llama_cpp.Llama._init_sampler)
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._init_sampler(*args, **kwargs)
+        finally:
+            self._own.__dict__.pop("seed", None)
 
     @_as_in_parent(llama_cpp.Llama.generate)
     def generate(
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        with self._turns.alone():
-            turn = self._turns.begin(answer=True)
+        turn = Turn()
         try:
+            with self._turns.alone():
+                self._turns.begin(turn)
             if session is None:
                 parents = super().generate(tokens, *args, **kwargs)
                 yield from generation.plainly(self, parents, turn)
@@ -265,7 +357,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._read(session, tokens)
         self._align(session)
         self._refresh_logits(session)  # of a prompt that goes on where an abandoned answer ended
-        if session.features_missing:
+        if session.features_missing and session.width != 0:
             self._warn(
                 "a part of this context was evaluated without the drafter (a state saved without "
                 "it, with another one, or damaged; or a multimodal prompt): decoding plainly until "
@@ -298,22 +390,33 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._turns.begin()
         for start in range(0, max(1, len(tokens)), self.n_batch):
             self._turns.check_cancelled()
-            super().eval(tokens[start : start + self.n_batch])
+            try:
+                super().eval(tokens[start : start + self.n_batch])
+            except BaseException:  # Ctrl-C may come when tokens are decoded and not yet counted
+                self._requires_eval = True
+                if self._is_recurrent or self._is_hybrid:
+                    super().reset()  # such a memory cannot drop them
+                raise
 
     def _read(self, session: _core.Session, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), self.n_batch):
-            self._turns.check_cancelled()
-            chunk = list(tokens[start : start + self.n_batch])
-            session.extend(chunk, all_rows=self._logits_all)
-            end = self.n_tokens + len(chunk)
-            self.input_ids[self.n_tokens : end] = chunk
-            if self._logits_all:
-                rows = np.ctypeslib.as_array(
-                    self._ctx.get_logits(), shape=(len(chunk), self._n_vocab)
-                )
-                self.scores[self.n_tokens : end] = rows
-            self.n_tokens = end
-            self._requires_eval = False
+        try:
+            for start in range(0, len(tokens), self.n_batch):
+                self._turns.check_cancelled()
+                self._read_chunk(session, list(tokens[start : start + self.n_batch]))
+        except BaseException:
+            # A memory that cannot drop a part of a sequence may have lost all of it.
+            self.n_tokens = min(self.n_tokens, session.n_past)
+            raise
+
+    def _read_chunk(self, session: _core.Session, chunk: list[int]) -> None:
+        session.extend(chunk, all_rows=self._logits_all)
+        end = self.n_tokens + len(chunk)
+        self.input_ids[self.n_tokens : end] = chunk
+        if self._logits_all:
+            rows = np.ctypeslib.as_array(self._ctx.get_logits(), shape=(len(chunk), self._n_vocab))
+            self.scores[self.n_tokens : end] = rows
+        self.n_tokens = end
+        self._requires_eval = False
 
     @_as_in_parent(llama_cpp.Llama.sample)
     @_locked
@@ -403,6 +506,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "drafter": self.drafter_path,
             "width": self._width,
             "sampling": self._sampling,
+            "drafter_ctx": self._drafter_options.n_ctx,
+            "drafter_gpu_layers": self._drafter_options.gpu_layers,
+            "drafter_devices": self._drafter_options.devices,
             "turn_timeout": self.turn_timeout,
         }
         return {**super().__getstate__(), **own}
@@ -415,10 +521,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         """
         self._turns.close(self._free)
 
+    def __del__(self) -> None:
+        # Nobody works with what nobody can reach. A call that Ctrl-C ended may not have left: what
+        # would end it is garbage as well, and comes after this.
+        self._turns.close(self._free, wait=False)
+
     def _free(self) -> None:
         if self._learned is not None and self._session is not None:
             self._learned.keep(self._session)
-        super().close()
+        with in_library():
+            super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 
@@ -470,6 +582,23 @@ def _checked_width(width: int | None) -> int | None:
     if width is not None and width < 0:
         raise ValueError(f"width is {width}: expected 0 or more, or None")
     return width
+
+
+@dataclass(frozen=True)
+class _DrafterOptions:
+    n_ctx: int
+    gpu_layers: int | None
+    devices: tuple[str, ...]
+
+
+def _checked_options(
+    n_ctx: int | None, gpu_layers: int | None, devices: Sequence[str] | None
+) -> _DrafterOptions:
+    if n_ctx is not None and n_ctx < 1:
+        raise ValueError(f"drafter_ctx is {n_ctx}: expected 1 or more, or None")
+    if gpu_layers is not None and gpu_layers < -1:
+        raise ValueError(f"drafter_gpu_layers is {gpu_layers}: expected -1 or more, or None")
+    return _DrafterOptions(n_ctx or DRAFTER_CTX, gpu_layers, checked_devices(devices))
 
 
 def _drafter_info(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> DrafterInfo:

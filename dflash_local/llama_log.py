@@ -1,6 +1,6 @@
 """What libllama says: to Python's logging, and to whoever listens while a model is loaded.
 
-libllama has one log callback for the process. Ours is set once, when this package is imported, and
+libllama has one log callback for the process. Ours is set once, when this module is imported, and
 never taken away again: it is a C function of ``_core``, so that no thread can find it gone.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp import _logger as parents_log
 
-from . import _core
+from ._api import _core
 
 #: Everything that libllama logs goes here; applications decide what becomes of it.
 logger = logging.getLogger("dflash_local")
@@ -44,8 +44,8 @@ _previous: Callable[[int, bytes], None] | None = None
 _previous_prints = False  # it is llama_cpp's own, which writes to the standard error
 
 
-def install() -> None:
-    """Sets the process's log callback; once is enough."""
+def _install() -> None:
+    """Sets the process's log callback."""
     global _previous, _previous_prints
     callback, user_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(user_data))
@@ -103,3 +103,6 @@ def _call(callback: Any, user_data: ctypes.c_void_p, level: int, text: bytes) ->
 
 def _address(callback: object) -> int | None:
     return ctypes.cast(callback, ctypes.c_void_p).value  # type: ignore[arg-type]
+
+
+_install()

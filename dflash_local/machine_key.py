@@ -32,6 +32,8 @@ _ENVIRONMENT = (
     "KMP_BLOCKTIME",
     "KMP_AFFINITY",
 )
+# ggml sets it where nobody did; a child process of one that loaded libllama finds it set.
+_GGMLS_OWN = ("KMP_BLOCKTIME", "200")
 _CPU = 0  # ggml's number of the kind of device
 _ROOT = Path("/")
 
@@ -45,8 +47,14 @@ def machine_key() -> dict[str, object]:
         "cpus": os.cpu_count(),
         "affinity": affinity(),
         "cpu_quota": cpu_quota(),
-        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "environment": dict(_switches()),
     }
+
+
+def _switches() -> Iterator[tuple[str, str]]:
+    for name in _ENVIRONMENT:
+        if name in os.environ and (name, os.environ[name]) != _GGMLS_OWN:
+            yield name, os.environ[name]
 
 
 def devices() -> list[list[object]]:

@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp import _internals as internals
 
+from ._api import _core
 from .errors import ModelError
 from .llama_log import captured_log
 
@@ -46,6 +47,10 @@ def construct(llm: llama_cpp.Llama, model_path: str, *, verbose: bool, **kwargs:
 
 class _Model(internals.LlamaModel):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
+        # Only the end of the interpreter ends a load.
+        params = options["params"]
+        kind = type(params.progress_callback)
+        params.progress_callback = kind(_core.load_progress_callback())
         parents = internals.LlamaModel.__init__
         _with_names(parents, suppress_stdout_stderr=_leave_alone)(self, **options)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,13 @@ import llama_cpp
 import numpy as np
 from llama_cpp import _internals as internals
 
-from . import _core
+from ._api import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
 from .machine_key import machine_key
 from .pairing import DrafterInfo, VerifierInfo
+from .placement import Placement
 from .token_lists import token_types
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def verifier_info(llm: Llama) -> VerifierInfo:
     )
 
 
-def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int:
+def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | None:
     """Makes the verifier's context again, for blocks.
 
     Args:
@@ -50,23 +52,30 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int:
 
     Returns:
         The rows of logits that it holds: those that a step may verify. 0 where its memory cannot
-        take back a single token.
+        take back a single token. None where there is no memory for that: it is made again as it
+        was.
     """
     llm._ctx.close()
     params = llm.context_params
+    before = (params.n_outputs_max, params.n_rs_seq)
     n_drafts = info.max_width if width is None else min(width, info.max_width)
-    rows = int(llm.n_batch)
+    rows: int | None = int(llm.n_batch)
     if not (llm._logits_all or params.embeddings):
         # Rows for a block instead of a whole batch: they take n_vocab floats each.
-        rows = params.n_outputs_max = min(info.max_width + 1, rows)
+        rows = params.n_outputs_max = min(info.max_width + 1, llm.n_batch)
     if _is_recurrent(llm):
         # Such a memory takes back only what it holds snapshots of, and each is as large as its
         # state. libllama asserts that they and two tokens more fit in one n_ubatch.
         params.n_rs_seq = max(0, min(n_drafts, params.n_ubatch - 2, params.n_batch - 2))
-    context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    try:
+        context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    except ValueError:
+        params.n_outputs_max, params.n_rs_seq = before
+        context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+        rows = None
     llm._ctx = llm._stack.enter_context(contextlib.closing(context))
     _apply_lora(llm)
-    if not _is_recurrent(llm):
+    if rows is None or not _is_recurrent(llm):
         return rows
     n_snapshots = int(llama_cpp.llama_n_rs_seq(llm._ctx.ctx))
     return 0 if n_drafts > 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
@@ -81,10 +90,24 @@ def watch(llm: Llama, stop: _core.Stop) -> None:
         stop.watch(address(llm._ctx.ctx))
 
 
-def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) -> _core.Session:
+def open_session(
+    llm: Llama,
+    info: DrafterInfo,
+    rows: int,
+    *,
+    width: int | None,
+    n_ctx: int,
+    placement: Placement,
+) -> _core.Session:
     """Loads the drafter; the verifier's stack closes both, before its context."""
     drafter = LoadedDrafter(
-        info, llm._ctx.ctx, llm.context_params, n_gpu_layers=llm.model_params.n_gpu_layers
+        info,
+        llm._ctx.ctx,
+        llm.context_params,
+        n_ctx=n_ctx,
+        placement=placement,
+        # The verifier's head is the first of its layers that is offloaded, and most drafters' too.
+        device_top_k=placement.on_device and llm.model_params.n_gpu_layers != 0,
     )
     llm._stack.callback(drafter.close)
     verifier = _core.Verifier(
@@ -95,7 +118,7 @@ def open_session(llm: Llama, info: DrafterInfo, rows: int, width: int | None) ->
     return session
 
 
-def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
+def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, object]:
     """All that the cost of decoding this pair depends on, as plain values."""
     model, context = llm.model_params, llm.context_params
     return {
@@ -105,6 +128,7 @@ def pair_key(llm: Llama, info: DrafterInfo) -> dict[str, object]:
         "machine": machine_key(),
         "threads": [llm.n_threads, llm.n_threads_batch],
         "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
+        "drafter_gpu": dataclasses.asdict(placement),
         "context": [
             context.n_batch,
             context.n_ubatch,

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from ._core import Stop
+from ._api import _core
 from .errors import BackendError, Cancelled, DFlashError
+
+
+class _Thread(threading.local):
+    """Who one is. The system gives the numbers of threads that ended to others."""
+
+    _numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self._numbers)
+
+
+_thread = _Thread()
 
 
 class Turn:
@@ -30,18 +43,23 @@ class Turns:
         timeout: seconds that a call waits for its turn; None: as long as it takes.
     """
 
-    def __init__(self, stop: Stop, timeout: float | None = None) -> None:
+    def __init__(self, stop: _core.Stop, timeout: float | None = None) -> None:
         self.timeout = timeout
         self.current = Turn()
         self._stop = stop
-        self._changed = threading.Condition()  # over an RLock: signal handlers come here too
+        # Signal handlers come here too, and Ctrl-C at any moment: it leaves a lock of C's locked or
+        # not, but a Condition's own `with` may be left between the two.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[object] = deque()
         self._worker: int | None = None  # the thread that is inside, so many calls deep
         self._depth = 0
         self._answer: Turn | None = None  # begun, and not ended
         self._answer_thread: int | None = None  # that went on with it last
+        self._visit = 0  # counts the times that a thread came in
         self._cancellable = False  # the call that is inside
         self._closed = False
+        self._holds: Counter[int] = Counter()  # by thread; see holding()
         self._when_free: Callable[[], None] | None = None
 
     # ---- inside --------------------------------------------------------------------------------
@@ -58,26 +76,33 @@ class Turns:
             Cancelled: the answer was cancelled.
             BackendError: the answer's turn is over, the model was closed, or the time is up.
         """
-        with self._changed:
-            self._check(turn)
-            self._wait(turn, reading)
-            self._check(turn)
-            if self._depth == 0:
-                self._cancellable = not reading
-                if turn is None and self._answer is None:
-                    self._stop.clear()  # what was cancelled has ended
-            if turn is not None:
-                self._answer_thread = threading.get_ident()
-            self._enter()
+        me = _thread.number
+        depth = self._depth_of(me)
         try:
+            with self._lock:
+                self._check(turn)
+                self._wait(turn, reading)
+                self._check(turn)
+                if self._depth == 0:
+                    self._cancellable = not reading
+                    if turn is None and self._answer is None:
+                        self._stop.clear()  # what was cancelled has ended
+                if turn is not None:
+                    self._answer_thread = _thread.number
+                self._enter()
             yield
         except RuntimeError as error:
+            if "un-acquired lock" in str(error):  # Ctrl-C came into the middle of a wait for it
+                raise KeyboardInterrupt from error
             # A decode of llama_cpp's own that was cut short is told by its number only.
             if isinstance(error, DFlashError) or not self.current.cancelled:
                 raise
             raise Cancelled("the call was cancelled") from error
         finally:
-            self._leave()
+            try:
+                self._leave_to(me, depth)
+            finally:
+                self._leave_to(me, depth)  # again: Ctrl-C may have come into the first
 
     @property
     def outermost(self) -> bool:
@@ -89,21 +114,20 @@ class Turns:
         if self.current.cancelled:
             raise Cancelled("the call was cancelled")
 
-    def begin(self, *, answer: bool = False) -> Turn:
+    def begin(self, answer: Turn | None = None) -> None:
         """Ends the turn of whatever ran before; called inside.
 
         Args:
-            answer: the turn stays open until ``end``, also while nobody is inside.
+            answer: it keeps its turn until ``end``, also while nobody is inside.
         """
-        self.current = Turn()
+        self.current = answer or Turn()
         self._stop.clear()
-        self._answer = self.current if answer else None
-        self._answer_thread = threading.get_ident()
-        return self.current
+        self._answer = answer
+        self._answer_thread = _thread.number
 
     def end(self, turn: Turn) -> None:
         """The answer has ended; others may come in."""
-        with self._changed:
+        with self._lock:
             if self._answer is turn:
                 self._answer = None
                 self._changed.notify_all()
@@ -111,53 +135,85 @@ class Turns:
     @contextlib.contextmanager
     def if_still(self, turn: Turn) -> Iterator[bool]:
         """Whether the turn is not over and no other thread is at work, while inside."""
-        with self._changed:
-            mine = self.current is turn and self._worker in (None, threading.get_ident())
-            mine = mine and not self._closed
-            if mine:
-                self._enter()
+        me = _thread.number
+        depth = self._depth_of(me)
         try:
+            with self._lock:
+                mine = self.current is turn and self._worker in (None, _thread.number)
+                mine = mine and not self._closed
+                if mine:
+                    self._enter()
             yield mine
         finally:
-            if mine:
-                self._leave()
+            try:
+                self._leave_to(me, depth)
+            finally:
+                self._leave_to(me, depth)  # again: Ctrl-C may have come into the first
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """The model is not freed meanwhile. Others may be at work: it is not waited for.
+
+        Raises:
+            BackendError: the model was closed.
+        """
+        me = _thread.number
+        n_holds = self._holds[me]
+        try:
+            with self._lock:
+                if not self._is_inside(me):
+                    self._check(None)
+                self._holds[me] += 1
+            yield
+        finally:
+            if self._holds[me] > n_holds:
+                self._let_go(me)
 
     # ---- from outside --------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Ends the answer, or the call that is inside; does not wait. For any thread."""
-        with self._changed:
+    def cancel(self) -> int:
+        """Ends the answer, or the call that is inside; does not wait. For any thread.
+
+        Returns:
+            Which visit it ends, or ended last; for ``wait_for_end``.
+        """
+        with self._lock:
             inside = self._worker is not None and self._cancellable
-            if not inside and self._answer is None:
-                return
-            self.current.cancelled = True
-            self._answer = None
+            if inside or self._answer is not None:
+                self.current.cancelled = True
+                self._answer = None
+                self._changed.notify_all()
             if inside:
                 self._stop.request()
-            self._changed.notify_all()
+            return self._visit
 
-    def wait_until_free(self, timeout: float | None = None) -> bool:
-        """Waits until no other thread is inside; gives whether that came within the time."""
-        me = threading.get_ident()
-        with self._changed:
-            return self._changed.wait_for(lambda: self._worker in (None, me), timeout)
+    def wait_for_end(self, visit: int, timeout: float | None = None) -> bool:
+        """Waits until the thread of this visit has left; gives whether it did within the time.
 
-    def close(self, free: Callable[[], None]) -> None:
+        Others may have come in since. A caller who is inside itself does not wait.
+        """
+        me = _thread.number
+        with self._lock:
+            return self._changed.wait_for(
+                lambda: self._worker in (None, me) or self._visit != visit, timeout
+            )
+
+    def close(self, free: Callable[[], None], *, wait: bool = True) -> None:
         """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
 
-        Where the caller itself is inside, in a hook or a signal handler, that is when it leaves.
+        Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
         """
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._answer = None
             if self._worker is not None:
                 self.current.cancelled = True
                 self._stop.request()
             self._changed.notify_all()
-            if self._worker == threading.get_ident():
+            if wait and self._is_inside(_thread.number):
                 self._when_free = free
                 return
-            self.wait_until_free()
+            self._changed.wait_for(lambda: not wait or (self._worker is None and not self._holds))
             self._enter()
         try:
             free()
@@ -181,14 +237,16 @@ class Turns:
 
     def _wait(self, turn: Turn | None, reading: bool) -> None:
         ticket = object()
-        self._waiting.append(ticket)
         try:
+            self._waiting.append(ticket)
             free = self._changed.wait_for(
                 lambda: self._closed or self._is_free(ticket, turn, reading), self.timeout
             )
         finally:
-            self._waiting.remove(ticket)
-            self._changed.notify_all()
+            try:
+                self._leave_queue(ticket)
+            finally:
+                self._leave_queue(ticket)  # again: Ctrl-C may have come into the first
         if not free:
             raise BackendError(
                 f"the model is at work in another thread, and was for {self.timeout:g} s: wait "
@@ -196,7 +254,7 @@ class Turns:
             )
 
     def _is_free(self, ticket: object, turn: Turn | None, reading: bool) -> bool:
-        me = threading.get_ident()
+        me = _thread.number
         if self._worker is not None:
             return self._worker == me
         if turn is not None or reading:
@@ -206,13 +264,44 @@ class Turns:
         return self._waiting[0] is ticket
 
     def _enter(self) -> None:
-        self._worker = threading.get_ident()
+        self._visit += self._depth == 0
+        self._worker = _thread.number
         self._depth += 1
+
+    def _depth_of(self, thread: int) -> int:
+        """How many calls deep it is inside; 0 if another one is."""
+        return self._depth if self._worker == thread else 0
+
+    def _is_inside(self, thread: int) -> bool:
+        return self._worker == thread or thread in self._holds
+
+    def _let_go(self, thread: int) -> None:
+        with self._lock:
+            self._holds[thread] -= 1
+            if self._holds[thread] == 0:
+                del self._holds[thread]
+                self._changed.notify_all()
+            if self._worker is not None or self._holds or self._when_free is None:
+                return
+            self._enter()
+        self._leave()
+
+    def _leave_queue(self, ticket: object) -> None:
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+        self._changed.notify_all()
+
+    def _leave_to(self, thread: int, depth: int) -> None:
+        if self._depth_of(thread) > depth:
+            self._leave()
+        elif depth == 0:
+            with self._lock:
+                self._changed.notify_all()
 
     def _leave(self) -> None:
         free = None
-        with self._changed:
-            if self._depth == 1:
+        with self._lock:
+            if self._depth == 1 and not self._holds:
                 free, self._when_free = self._when_free, None
             if free is None:
                 self._step_out()
@@ -223,7 +312,7 @@ class Turns:
                 self._step_out()
 
     def _step_out(self) -> None:
-        with self._changed:
+        with self._lock:
             self._depth -= 1
             if self._depth == 0:
                 self._worker = None

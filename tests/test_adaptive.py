@@ -13,8 +13,10 @@ import llama_cpp
 import pytest
 from conftest import F32
 from exactness import generated, greedy, session_on, tiny_prompts
+from waiting import PATIENCE
 
 import dflash_local
+from dflash_local import learned
 from dflash_local.learned import Learned
 
 KINDS = ("dflash-b8", "dflash2-b8", "dspark-b8", "dspark-b7-anchor")
@@ -67,6 +69,13 @@ def test_sampled_tokens_equal_plain_decoding_with_the_same_seed(
             assert texts[0] == texts[1]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that can be measured is, however busy the machine."""
+    monkeypatch.setattr(learned, "_CALIBRATION_SECONDS", PATIENCE)
+
+
+@pytest.mark.usefixtures("patient")
 def test_costs_are_measured_when_a_pair_is_loaded(
     tiny_verifier: Path, tiny_drafters: dict[str, Path]
 ) -> None:
@@ -109,6 +118,7 @@ def test_what_was_learned_is_kept_for_the_next_session(
         assert llm.session.learned()["verify"] != last["verify"], "other threads, other costs"
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -127,17 +137,17 @@ def test_what_cannot_be_read_is_measured_again(
     tiny_drafters: dict[str, Path],
 ) -> None:
     with session_on(plain, tiny_drafters["dflash-b8"]) as session:
-        learned = Learned({"pair": "this one"})
-        learned.begin(session)
+        kept = Learned({"pair": "this one"})
+        kept.begin(session)
         for prompt in tiny_prompts(plain, 2, seed=8):
             session.sync(prompt)
             for _ in range(20):
                 session.step()
-        learned.keep(session)
+        kept.keep(session)
     (file,) = cache.iterdir()
     file.write_text(damage)
     with session_on(plain, tiny_drafters["dflash-b8"]) as session:
-        learned.begin(session)
+        kept.begin(session)
         assert all(seconds > 0 for seconds in session.learned()["verify"])
 
 
@@ -155,7 +165,8 @@ def test_a_model_that_nobody_closed_goes_quietly(
 ) -> None:
     script = (
         "import sys, dflash_local\n"
-        "llm = dflash_local.Llama(sys.argv[1], drafter=sys.argv[2], n_threads=1)\n"
+        "one = {'n_threads': 1, 'n_threads_batch': 1}\n"
+        "llm = dflash_local.Llama(sys.argv[1], drafter=sys.argv[2], **one)\n"
         "for _, token in zip(range(200), llm.generate([1, 14, 88], temp=1.0)):\n"
         "    pass\n"
         "assert llm.stats.total.n_steps > 32\n"
@@ -165,7 +176,7 @@ def test_a_model_that_nobody_closed_goes_quietly(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
+from waiting import PATIENCE
 
 from dflash_local import ContextError, Llama, Stats, hub
 from dflash_local.cli import cores
@@ -32,6 +33,8 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-termi
 # One thread: two that share a busy core with another process wait for each other.
 CHAT = [sys.executable, "-m", "dflash_local", "chat", "--threads", "1"]
 QUESTION = "Explain what photosynthesis is."
+#: Its answer does not end before the context does.
+ENDLESS = "Go on counting: " + ", ".join(str(n) for n in range(1, 49))
 MODELS = Path(__file__).parent / "models"
 TINY = ["--verifier", str(MODELS / "verifier-f32.gguf")]
 TINY += ["--drafter", str(MODELS / "dflash-b8.gguf")]
@@ -51,8 +54,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def chat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*CHAT, *arguments]
     return subprocess.run(
-        [*CHAT, *arguments], input=stdin, capture_output=True, text=True, timeout=120, check=False
+        command, input=stdin, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -164,57 +168,7 @@ def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
     process.stdout.read(1)
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 0
-
-
-class Terminal:
-    """A program on a pseudo-terminal, fed and read like one a person sits at."""
-
-    def __init__(self, *command: str) -> None:
-        relay = "import pty, sys, os; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", relay, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
-        )
-        self._seen = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        while data := os.read(self._process.stdout.fileno(), 4096):
-            self._seen += data
-
-    def type(self, text: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(text.encode())
-        self._process.stdin.flush()
-
-    def wait_for(self, text: str, since: int = 0) -> int:
-        """Returns the position after ``text``."""
-        deadline = time.monotonic() + 60
-        while (at := self._seen.find(text.encode(), since)) < 0:
-            assert time.monotonic() < deadline, f"{text!r} not in {self._seen[since:]!r}"
-            assert self._reader.is_alive() or text.encode() in self._seen[since:], self._seen
-            time.sleep(0.02)
-        return at + len(text.encode())
-
-    def text(self, since: int = 0) -> str:
-        return self._seen[since:].decode()
-
-    def exit_status(self) -> int:
-        status = self._process.wait(timeout=60)
-        self._reader.join(timeout=10)
-        return status
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+    assert process.wait(timeout=PATIENCE) == 0
 
 
 @pytest.fixture
@@ -303,25 +257,28 @@ def test_the_totals_show_what_widths_are_chosen_by() -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("terminal", [["--max-tokens", "2000"]], indirect=True)
+@pytest.mark.parametrize("terminal", [["--max-tokens", "0", "--width", "4"]], indirect=True)
 def test_ctrl_c_stops_the_answer_and_a_second_ends_the_program(terminal: Terminal) -> None:
-    at = terminal.wait_for("> ")
-    terminal.type("Write a long story about a fox.\n")
-    at = terminal.wait_for(" ", terminal.wait_for("\n", at))
+    at = terminal.wait_for_prompt()
+    terminal.type(f"{ENDLESS}\n")
+    answer = terminal.wait_for("\n", at)
+    terminal.wait_for(" ", answer)
     terminal.type("\x03")
-    at = terminal.wait_for("> ", terminal.wait_for("tokens/s", at))
+    at = terminal.wait_for_prompt(terminal.wait_for("tokens/s", answer))
+    assert "the context is full" not in terminal.text(answer)
+    terminal.type("/reset\n")
+    at = terminal.wait_for_prompt(terminal.wait_for("is forgotten", at))
     terminal.type("What is the capital of France?\n")
-    at = terminal.wait_for("Paris", terminal.wait_for("\n", at))
-    at = terminal.wait_for("> ", terminal.wait_for("tokens/s", at))
+    answer = terminal.wait_for("\n", at)
+    terminal.wait_for_prompt(terminal.wait_for("tokens/s", answer))
+    assert "Paris" in terminal.text(answer)
     terminal.type("\x03")
     assert terminal.exit_status() == 0
     assert "Traceback" not in terminal.text()
 
 
 @posix_only
-@pytest.mark.parametrize(
-    "terminal", [["-p", "Write a long story about a fox.", "--max-tokens", "2000"]], indirect=True
-)
+@pytest.mark.parametrize("terminal", [["-p", ENDLESS, "--max-tokens", "0"]], indirect=True)
 def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:
     terminal.wait_for(" ")
     terminal.type("\x03")
@@ -375,7 +332,7 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -
 
 def test_an_answer_ends_with_the_context_and_says_so(small: Llama) -> None:
     conversation = Conversation(small, ChatOptions(max_tokens=0))
-    conversation.add("Go on counting: " + ", ".join(str(n) for n in range(1, 49)))
+    conversation.add(ENDLESS)
     answer = conversation.answer(lambda _: None)
     assert answer.finish_reason == "context"
     assert answer.n_prompt_tokens + answer.n_tokens in (small.n_ctx(), small.n_ctx() + 1)
@@ -389,6 +346,13 @@ def test_a_turn_that_cannot_fit_is_not_kept(small: Llama) -> None:
         conversation.add("word " * 400)
     assert conversation.messages == before
     assert _ask(conversation, "Hi") == 0
+
+
+def test_a_turn_that_was_interrupted_before_its_answer_is_not_kept(small: Llama) -> None:
+    conversation = Conversation(small, ChatOptions(max_tokens=4))
+    conversation.add("Hi")
+    conversation.add("Hello")
+    assert [message["content"] for message in conversation.messages] == ["Hello"]
 
 
 def test_counted_prompt_tokens_are_those_llama_cpp_counts(small: Llama) -> None:

@@ -17,6 +17,7 @@ from dflash_local.convert.verbs import count
 from dflash_local.convert.verifiers.tokenizer import Tokenizer
 from dflash_local.convert.vocabularies.corpus import count_tokens
 from dflash_local.convert.vocabularies.frequencies import read_frequencies, write_frequencies
+from exactness import ONE_THREAD
 
 from dflash_local.errors import BackendError, DFlashError
 
@@ -32,7 +33,7 @@ def tokenizer() -> Iterator[Tokenizer]:
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[llama_cpp.Llama]:
-    llm = llama_cpp.Llama(str(MODELS / "verifier-f32.gguf"), n_ctx=64, verbose=False)
+    llm = llama_cpp.Llama(str(MODELS / "verifier-f32.gguf"), n_ctx=64, verbose=False, **ONE_THREAD)
     yield llm
     llm.close()
 

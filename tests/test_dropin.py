@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import MakeLlama, check_drafts
+from exactness import ONE_THREAD
 from llama_cpp import LlamaGrammar, LogitsProcessorList, StoppingCriteriaList
 
 from dflash_local import ContextError, Llama
@@ -182,11 +183,12 @@ COMPLETIONS: dict[str, tuple[str, dict[str, Any], bool]] = {
         {"mirostat_mode": 2, "temperature": 0.8, "seed": 7, "max_tokens": 60},
         True,
     ),
-    "grammar": (PERSON, {"grammar": LlamaGrammar.from_string(GRAMMAR), "max_tokens": 60}, True),
+    # What the grammar forbids is not verified, and the rest may be right.
+    "grammar": (PERSON, {"grammar": LlamaGrammar.from_string(GRAMMAR), "max_tokens": 60}, False),
     "grammar at temperature": (
         PERSON,
         {"grammar": LlamaGrammar.from_string(GRAMMAR), "temperature": 1.5, "seed": 8},
-        True,
+        False,
     ),
 }
 
@@ -310,7 +312,7 @@ def test_json_answers_equal_the_parents(
     )
     expected, found = (list(x) if stream else x for x in (expected, found))
     same(found, expected)
-    check_drafts(pair[1])
+    check_drafts(pair[1], rejected=False)
     value = json.loads(content_of(found))
     assert value["name"] == "june"
     assert schema is None or set(value) == set(SCHEMA["properties"])
@@ -347,8 +349,8 @@ def test_tool_calls_equal_the_parents(
         expected, found = list(expected), list(found)
     # Each call has an id of its own.
     assert without_ids(found) == without_ids(expected)
-    if choice == "auto":  # the tiny model never learned to call: nothing right to draft
-        assert drafter is None or pair[1].stats.total.n_drafted > 0
+    if choice == "auto":  # the tiny model never learned to call: its drafts are all forbidden
+        assert drafter is None or sum(pair[1].stats.total.drafted_per_width[1:]) > 0
     else:
         check_drafts(pair[1])
 
@@ -549,7 +551,7 @@ def test_processors_and_logit_bias_with_a_grammar(pair: Pair) -> None:
 
     expected, found = (llm(PERSON, **options()) for llm in pair)
     same(found, expected)
-    check_drafts(pair[1])
+    check_drafts(pair[1], rejected=False)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 9, 23])
@@ -674,7 +676,7 @@ def test_a_context_smaller_than_libllama_makes_it_can_be_filled(
 def test_with_closes_and_close_may_be_called_twice(
     tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, width=3, n_threads=2) as llm:
+    with Llama(tiny_verifier, drafter=drafter, width=3, **ONE_THREAD) as llm:
         assert text_of(llm(PERSON, max_tokens=8, temperature=0)).startswith(" 13 years")
         check_drafts(llm, rejected=False)
     assert llm.model is None
@@ -685,7 +687,7 @@ def test_with_closes_and_close_may_be_called_twice(
 def test_quiet_by_default(
     capfd: pytest.CaptureFixture[str], tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, n_threads=2) as llm:
+    with Llama(tiny_verifier, drafter=drafter, **ONE_THREAD) as llm:
         assert llm.verbose is False
         llm(PERSON, max_tokens=20)
     assert capfd.readouterr() == ("", "")
@@ -694,7 +696,7 @@ def test_quiet_by_default(
 def test_verbose_is_as_loud_as_the_parent(
     capfd: pytest.CaptureFixture[str], tiny_verifier: Path, drafter: Path | None
 ) -> None:
-    with Llama(tiny_verifier, drafter=drafter, n_threads=2, verbose=True):
+    with Llama(tiny_verifier, drafter=drafter, **ONE_THREAD, verbose=True):
         pass
     assert "Available chat formats" in capfd.readouterr().err
 

@@ -14,6 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import MakeLlama, check_drafts
+from exactness import ONE_THREAD
 
 from dflash_local import DFlashError, Llama
 
@@ -457,9 +458,14 @@ def test_from_pretrained_takes_a_drafter(
 ) -> None:
     with (
         Llama.from_pretrained(
-            "tiny/verifier", "*f32.gguf", cache_dir=hub_cache, drafter=drafter, width=7, n_threads=1
+            "tiny/verifier",
+            "*f32.gguf",
+            cache_dir=hub_cache,
+            drafter=drafter,
+            width=7,
+            **ONE_THREAD,
         ) as llm,
-        Llama(tiny_verifier, n_threads=1) as plain,
+        Llama(tiny_verifier, **ONE_THREAD) as plain,
     ):
         assert isinstance(llm, Llama)
         assert answer(llm, PROSE) == answer(plain, PROSE)

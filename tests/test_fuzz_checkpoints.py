@@ -74,7 +74,7 @@ def test_no_value_of_any_field_is_more_than_refused(tmp_path: Path, layout: str)
     texts = list(_configs(conversion.config, step=LAYOUTS.index(layout)))
     accepted = 0
     for text in texts:
-        conversion.config_path.write_text(text)
+        fuzzing.write(conversion.config_path, text.encode())
         accepted += conversion.is_accepted()
     assert 0 < accepted < len(texts) / 2
 
@@ -110,7 +110,7 @@ def _configs(config: dict[str, Any], step: int) -> Iterator[str]:
     ids=range(13),
 )
 def test_what_is_no_config_is_refused(conversion: Conversion, text: bytes) -> None:
-    conversion.config_path.write_bytes(text)
+    fuzzing.write(conversion.config_path, text)
     assert not conversion.is_accepted()
 
 
@@ -120,9 +120,9 @@ def test_what_is_no_config_is_refused(conversion: Conversion, text: bytes) -> No
 def test_weights_cut_off_anywhere_are_refused(conversion: Conversion) -> None:
     data = conversion.weights_path.read_bytes()
     for end in [*range(40), *range(40, len(data), len(data) // 150), len(data) - 1]:
-        conversion.weights_path.write_bytes(data[:end])
+        fuzzing.write(conversion.weights_path, data[:end])
         assert not conversion.is_accepted()
-    conversion.weights_path.write_bytes(data + b"\0")
+    fuzzing.write(conversion.weights_path, data + b"\0")
     assert not conversion.is_accepted()
 
 
@@ -130,7 +130,7 @@ def test_flipped_bytes_of_a_header_are_refused_or_harmless(conversion: Conversio
     data = conversion.weights_path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     for damaged in fuzzing.flips(data, 400, end, seed=2):
-        conversion.weights_path.write_bytes(damaged)
+        fuzzing.write(conversion.weights_path, damaged)
         conversion.is_accepted()
 
 
@@ -146,7 +146,7 @@ def test_no_value_in_a_header_is_more_than_refused(conversion: Conversion) -> No
             if raw is None and path[0] not in header:
                 continue
             changed = fuzzing.with_json(header, path, raw).encode()
-            conversion.weights_path.write_bytes(_framed(changed, data[end:]))
+            fuzzing.write(conversion.weights_path, _framed(changed, data[end:]))
             assert not conversion.is_accepted() or path[0] == "__metadata__", (path, raw)
 
 
@@ -166,7 +166,7 @@ def _framed(header: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**31, 9_000_000])
 def test_a_header_of_any_announced_length_is_refused(conversion: Conversion, length: int) -> None:
     rest = b"{" + b" " * 9_000_000
-    conversion.weights_path.write_bytes(length.to_bytes(8, "little") + rest)
+    fuzzing.write(conversion.weights_path, length.to_bytes(8, "little") + rest)
     assert not conversion.is_accepted()
 
 
@@ -176,7 +176,7 @@ def test_tensors_that_share_their_data_are_refused(conversion: Conversion) -> No
     header = json.loads(data[8:end])
     up, gate = (f"layers.0.mlp.{name}_proj.weight" for name in ("up", "gate"))
     header[up]["data_offsets"] = header[gate]["data_offsets"]
-    conversion.weights_path.write_bytes(_framed(json.dumps(header).encode(), data[end:]))
+    fuzzing.write(conversion.weights_path, _framed(json.dumps(header).encode(), data[end:]))
     assert not conversion.is_accepted()
 
 
@@ -204,7 +204,7 @@ def test_an_index_of_other_files_is_refused(conversion: Conversion, raw: str) ->
     conversion.weights_path.rename(conversion.folder / "other.safetensors")
     _fifo(conversion.folder / "fifo")  # reading it would wait for ever
     index = conversion.folder / "model.safetensors.index.json"
-    index.write_text(f'{{"weight_map": {raw}}}')
+    fuzzing.write(index, f'{{"weight_map": {raw}}}'.encode())
     assert not conversion.is_accepted()
 
 

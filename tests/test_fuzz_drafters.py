@@ -28,6 +28,7 @@ from fuzzing import (
     scalar,
     text,
 )
+from waiting import PATIENCE
 
 CHILD = Path(__file__).with_name("fuzz_child.py")
 
@@ -37,7 +38,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def exit_codes(files: list[Path]) -> list[int]:
     """What became of drafting with each file, see fuzz_child.py."""
     command = [sys.executable, str(CHILD), str(MODELS / "verifier-f32.gguf"), *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return [int(line) for line in done.stdout.splitlines()]
 
 

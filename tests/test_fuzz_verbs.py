@@ -47,7 +47,7 @@ def _outcomes(path: Path, files: Iterator[bytes], work: Callable[[], object]) ->
     """Whether each was taken; anything but a ModelError is raised."""
     outcomes = []
     for data in files:
-        path.write_bytes(data)
+        fuzzing.write(path, data)
         with fuzzing.bounded():
             try:
                 work()

@@ -27,12 +27,14 @@ import os, pathlib, sys
 import dflash_local
 from dflash_local import hub
 verifier, drafter = map(pathlib.Path, sys.argv[1:])
+from dflash_local.machine_key import machine_key
 hub.demo_source = lambda: verifier
 def answer(width):
     with dflash_local.Llama(verifier, drafter=drafter, width=width, n_threads=1) as llm:
         llm("the brown", max_tokens=60, temperature=0)
         return llm.stats.last.n_tokens > 0, sum(llm.session.learned()["verify"]) > 0
 answer(1)  # all is imported: Python itself may lie where nobody can read
+machine_key()
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 print(*answer(None))
 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import pytest
+from waiting import PATIENCE
 
 from dflash_local import ModelError, hub
 from dflash_local.gguf_header import GGUFHeader
@@ -27,30 +29,46 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
+    """A cache folder in which two processes made it at once, and what they said of it."""
+    folder = tmp_path_factory.mktemp("raced") / "cache"
+    code = "from dflash_local import hub; p = hub.demo_verifier(); print(p, p.stat().st_size)"
+    pipe = subprocess.PIPE
+    env = {**os.environ, "DFLASH_LOCAL_CACHE": str(folder)}
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=env)
+        for _ in range(2)
+    ]
+    return folder, [racer.communicate(timeout=PATIENCE) for racer in racers]
+
+
 @needs_demo
-def test_demo_verifier_is_bf16_and_made_only_once(cache: Path) -> None:
-    first = hub.demo_verifier()
+def test_processes_that_make_it_at_once_all_get_the_whole_file(
+    raced: tuple[Path, list[tuple[str, str]]],
+) -> None:
+    folder, outputs = raced
+    assert outputs[0] == outputs[1]
+    path, size = outputs[0][0].rsplit(maxsplit=1)
+    assert outputs[0][1] == ""
+    assert list(folder.iterdir()) == [Path(path)]
+    assert Path(path).stat().st_size == int(size)
+
+
+@needs_demo
+def test_demo_verifier_is_bf16_and_made_only_once(
+    raced: tuple[Path, list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = raced
+    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(folder))
+    (first,) = folder.iterdir()
     made = first.stat()
     header = GGUFHeader(first)
     assert header.get("general.file_type") == llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
     assert header.get("llama.embedding_length") == 576
     assert hub.demo_verifier() == first
     assert first.stat().st_mtime_ns == made.st_mtime_ns
-    assert list(cache.iterdir()) == [first]
-
-
-@needs_demo
-def test_processes_that_make_it_at_once_all_get_the_whole_file(cache: Path) -> None:
-    code = "from dflash_local import hub; p = hub.demo_verifier(); print(p, p.stat().st_size)"
-    command = [sys.executable, "-c", code]
-    pipe = subprocess.PIPE
-    racers = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-    outputs = [racer.communicate(timeout=60) for racer in racers]
-    assert outputs[0] == outputs[1]
-    path, size = outputs[0][0].rsplit(maxsplit=1)
-    assert outputs[0][1] == ""
-    assert list(cache.iterdir()) == [Path(path)]
-    assert Path(path).stat().st_size == int(size)
+    assert list(folder.iterdir()) == [first]
 
 
 @needs_demo

@@ -2,88 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import gguf
 import llama_cpp
-import numpy as np
 import pytest
+from random_hybrid import write_lfm2
 
-from dflash_local import Llama, Session
+from dflash_local import Cancelled, Llama, Session
 from dflash_local.gguf_header import GGUFHeader
-
-N_EMBD, N_FF, N_HEAD, N_HEAD_KV, CONV = 64, 128, 4, 2, 3
-LAYERS = ("conv", "attention", "conv", "attention")
-
-
-def write_lfm2(path: Path, tokenizer: GGUFHeader) -> None:
-    """A random LFM2: short convolutions and attention in turn, with the tiny models' tokenizer."""
-    writer = gguf.GGUFWriter(path, "lfm2")
-    writer.add_block_count(len(LAYERS))
-    writer.add_context_length(512)
-    writer.add_embedding_length(N_EMBD)
-    writer.add_feed_forward_length(N_FF)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv([N_HEAD_KV if kind == "attention" else 0 for kind in LAYERS])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_shortconv_l_cache(CONV)
-    tokens = tokenizer.get("tokenizer.ggml.tokens")
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model(tokenizer.get("tokenizer.ggml.model"))
-    writer.add_tokenizer_pre(tokenizer.get("tokenizer.ggml.pre"))
-    writer.add_token_list(tokens)
-    writer.add_token_types(tokenizer.get("tokenizer.ggml.token_type"))
-    writer.add_token_merges([m.decode() for m in tokenizer.get("tokenizer.ggml.merges")])
-    writer.add_eos_token_id(tokenizer.get("tokenizer.ggml.eos_token_id"))
-    for name, values in lfm2_tensors(len(tokens)).items():
-        writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def lfm2_tensors(n_vocab: int) -> dict[str, Any]:
-    rng = np.random.default_rng(7)
-
-    def matrix(rows: int, columns: int) -> Any:
-        scale = 1.5 / np.sqrt(columns)
-        return (rng.standard_normal((rows, columns)) * scale).astype(np.float32)
-
-    head_dim = N_EMBD // N_HEAD
-    tensors = {
-        "token_embd.weight": matrix(n_vocab, N_EMBD) * 4,
-        "token_embd_norm.weight": np.ones(N_EMBD, np.float32),
-    }
-    for i, kind in enumerate(LAYERS):
-        prefix = f"blk.{i}."
-        tensors |= {
-            prefix + "attn_norm.weight": np.ones(N_EMBD, np.float32),
-            prefix + "ffn_norm.weight": np.ones(N_EMBD, np.float32),
-            prefix + "ffn_gate.weight": matrix(N_FF, N_EMBD),
-            prefix + "ffn_up.weight": matrix(N_FF, N_EMBD),
-            prefix + "ffn_down.weight": matrix(N_EMBD, N_FF),
-        }
-        if kind == "conv":
-            tensors |= {
-                prefix + "shortconv.conv.weight": matrix(N_EMBD, CONV),
-                prefix + "shortconv.in_proj.weight": matrix(3 * N_EMBD, N_EMBD),
-                prefix + "shortconv.out_proj.weight": matrix(N_EMBD, N_EMBD),
-            }
-            continue
-        tensors |= {
-            prefix + "attn_q.weight": matrix(N_EMBD, N_EMBD),
-            prefix + "attn_k.weight": matrix(N_HEAD_KV * head_dim, N_EMBD),
-            prefix + "attn_v.weight": matrix(N_HEAD_KV * head_dim, N_EMBD),
-            prefix + "attn_output.weight": matrix(N_EMBD, N_EMBD),
-            prefix + "attn_q_norm.weight": np.ones(head_dim, np.float32),
-            prefix + "attn_k_norm.weight": np.ones(head_dim, np.float32),
-        }
-    return tensors
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +26,8 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory, tiny_verifier: Path) -> Pat
 
 OPTIONS: dict[str, Any] = {
     "n_ctx": 256,
-    "n_threads": 2,
-    "n_threads_batch": 2,
+    "n_threads": 1,
+    "n_threads_batch": 1,
     "type_k": llama_cpp.GGML_TYPE_F32,
     "type_v": llama_cpp.GGML_TYPE_F32,
 }
@@ -149,6 +80,74 @@ def test_costs_of_a_hybrid_verifier_are_measured_and_adaptive_output_equals_plai
         assert all(seconds > 0 for seconds in llm.session.learned()["verify"])
         for prompt in PROMPTS:
             assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
+
+
+@pytest.mark.filterwarnings("ignore:width")
+@pytest.mark.parametrize("n_batch", [3, 4, 8, 9, 10])
+@pytest.mark.parametrize("width", [None, 2, 7])
+def test_a_small_batch_bounds_the_drafts_that_are_verified(
+    plain: llama_cpp.Llama,
+    hybrid: Path,
+    tiny_drafters: dict[str, Path],
+    n_batch: int,
+    width: int | None,
+) -> None:
+    """libllama ends the process where its snapshots and two tokens do not fit in one n_ubatch."""
+    drafter = tiny_drafters["dflash-b8"]
+    with Llama(hybrid, drafter=drafter, width=width, **{**OPTIONS, "n_batch": n_batch}) as llm:
+        assert llama_cpp.llama_n_rs_seq(llm.ctx) == min(width or 7, n_batch - 2)
+        for prompt in PROMPTS:
+            assert greedy(llm, prompt, 20) == greedy(plain, prompt, 20)
+        assert len(llm.stats.total.verified_per_width) <= n_batch - 1
+
+
+def test_a_width_that_the_snapshots_do_not_hold_is_said(
+    hybrid: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], width=2, **OPTIONS) as llm:
+        with pytest.warns(RuntimeWarning, match="2 drafts at most"):
+            llm.width = 5
+        greedy(llm, PROMPTS[0], 20)
+        assert len(llm.stats.total.verified_per_width) == 3
+
+
+@pytest.mark.parametrize("n_taken", [1, 2, 3, 4])
+def test_the_next_turn_reads_only_what_is_new(
+    plain: llama_cpp.Llama, llm: Llama, n_taken: int
+) -> None:
+    """Also after an answer that ended inside a block with a rejected draft."""
+    prompt = PROMPTS[1] * 8
+    expected = greedy(plain, prompt, 12)
+    generator = llm.generate(prompt, temp=0.0)
+    begun = [next(generator)]
+    begun.append(generator.send([*expected[1:4], *((t + 1) % 300 for t in expected[4:8])]))
+    begun += islice(generator, n_taken - 1)
+    assert begun == expected[: 1 + n_taken]
+    generator.close()
+    turn = [*prompt, *begun[:-1], 9, 8, 7]
+    assert llm.n_tokens == len(turn) - 3
+    assert greedy(llm, turn, 20) == greedy(plain, turn, 20)
+    assert llm.stats.last.n_prompt == 3
+
+
+def test_a_read_that_was_cut_short_leaves_no_trace(plain: llama_cpp.Llama, llm: Llama) -> None:
+    """A recurrent state is lost with it: the next prompt is read from its beginning."""
+    expected = greedy(plain, PROMPTS[0], 20)
+    assert greedy(llm, PROMPTS[0], 20) == expected
+    long = [5 + i % 300 for i in range(200)]
+    for _ in range(20):
+        llm.reset()
+        thread = threading.Thread(target=lambda: suppressed(lambda: llm.eval(long)))
+        thread.start()
+        while thread.is_alive():
+            llm.cancel()
+        assert greedy(llm, PROMPTS[0], 20) == expected
+        assert greedy(llm, [*long, *PROMPTS[0]], 5) == greedy(plain, [*long, *PROMPTS[0]], 5)
+
+
+def suppressed(work: Callable[[], None]) -> None:
+    with suppress(Cancelled):
+        work()
 
 
 def test_rejected_drafts_are_taken_back_at_every_depth(
@@ -213,6 +212,40 @@ def test_a_rewind_past_the_last_decode_reads_again(
         text = plain_steps(session, [], 8)[: 8 - back]
         session.sync([*prompt, *text])
         assert plain_steps(session, text, 16) == expected[:16]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_prompt_that_leaves_the_last_one_before_the_oldest_snapshot_is_read_anew(
+    plain: llama_cpp.Llama, hybrid: Path, tiny_drafters: dict[str, Path], width: int
+) -> None:
+    # A chunk of a prompt has more rows than there are snapshots.
+    with Llama(hybrid, drafter=tiny_drafters["dflash-b8"], width=width, **OPTIONS) as llm:
+        for n_shared in range(1, 9):
+            for prompt in (PROMPTS[2], [*PROMPTS[2][:n_shared], 9, 8]):
+                assert greedy(llm, prompt, 1) == greedy(plain, prompt, 1)
+
+
+def test_after_a_prompt_that_is_cut_short_nothing_of_it_counts_as_read(
+    plain: llama_cpp.Llama, llm: Llama, session: Session
+) -> None:
+    # The decode of a long chunk is cut short, and the state is lost with it.
+    long = [*PROMPTS[0], *(5 + i % 300 for i in range(200))]
+    expected = greedy(plain, PROMPTS[0], 20)
+    n_cancelled = 0
+    for delay in range(100):
+        greedy(llm, PROMPTS[0], 1)
+        stop = threading.Timer(delay * 1e-4, llm.cancel)
+        stop.start()
+        try:
+            greedy(llm, long, 1)
+        except Cancelled:
+            n_cancelled += 1
+            assert llm.n_tokens == session.n_past
+        stop.join()
+        if n_cancelled > 3:
+            break
+    assert n_cancelled > 0
+    assert greedy(llm, PROMPTS[0], 20) == expected
 
 
 def test_a_memory_without_snapshots_decodes_plainly_and_says_so(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from waiting import PATIENCE
 
 from dflash_local import _core
 
@@ -188,6 +189,13 @@ def test_the_dispatcher_of_the_command_line_imports_the_standard_library_only() 
     assert [i for i in GRAPH[f"{PACKAGE}.cli"] if is_outside(i.module) or is_ours(i.module)] == []
 
 
+def test_the_c_module_is_used_where_it_is_connected_to_libllama() -> None:
+    """Results alone may be told without: statistics are read in places that load no model."""
+    core, inside = f"{PACKAGE}._core", {f"{PACKAGE}._api", f"{PACKAGE}.stats"}
+
+    assert violations(lambda name, found: found.module != core or name in inside) == []
+
+
 def test_imports_go_one_way() -> None:
     """No cycle among the modules, lazily or not."""
     graph = {
@@ -260,7 +268,7 @@ json.dump({{
 @pytest.mark.parametrize(
     "statement",
     [
-        "import dflash_local",
+        "import dflash_local; dflash_local.Llama",
         "import dflash_local.convert",
         "from dflash_local.convert import cli",
         "from dflash_local import cli",
@@ -275,7 +283,7 @@ def test_an_import_is_light_silent_and_starts_no_thread(statement: str, tmp_path
         [sys.executable, "-X", "dev", "-c", REPORT.format(statement=statement), str(out)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )
@@ -289,11 +297,17 @@ def test_an_import_is_light_silent_and_starts_no_thread(statement: str, tmp_path
     assert own == []
 
 
+@pytest.mark.parametrize("module", ["dflash_local", "dflash_local.cli", "dflash_local.convert"])
+def test_libllama_is_loaded_when_it_is_needed(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('llama_cpp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_importing_prints_nothing_at_all(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import dflash_local"],
+        [sys.executable, "-c", "import dflash_local; dflash_local.Llama"],
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=tmp_path,
     )
@@ -306,6 +320,9 @@ def test_every_public_name_is_there() -> None:
     assert len(dflash_local.__all__) == len(set(dflash_local.__all__))
     for name in dflash_local.__all__:
         assert hasattr(dflash_local, name)
+        assert name in dir(dflash_local)
+    with pytest.raises(AttributeError, match="no attribute 'Lama'"):
+        _ = dflash_local.Lama  # type: ignore[attr-defined]
     assert (ROOT / "dflash_local" / "py.typed").is_file()
 
 

@@ -19,8 +19,8 @@ from dflash_local.convert import convert
 from exactness import ONE_THREAD, assert_mixed, counts, greedy, tiny_prompts
 from layout_files import write_checkpoint
 from republished import publications
-from test_upstream_parity import _answer, _kind
 from tiny_weights import f32_edition
+from upstream_counts import kind, our_answer
 
 import dflash_local
 from dflash_local.drafter_file import read_drafter
@@ -64,7 +64,7 @@ class Pairs:
 
     def counts(self, llm: Any) -> list[upstream.Answer]:
         """Texts, and the tokens drafted and accepted for each."""
-        return [_answer(llm, llm.session, prompt, N_TOKENS) for prompt in self.prompts]
+        return [our_answer(llm, llm.session, prompt, N_TOKENS).answer for prompt in self.prompts]
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_as_many_drafts_are_accepted_as_in_upstreams_loop(
     drafter = _convert(name, folder, tiny_verifier)
     llm = pairs.load(drafter)
     request = upstream.Request(
-        str(tiny_verifier), str(drafter), _kind(drafter), llm.width, pairs.prompts, N_TOKENS
+        str(tiny_verifier), str(drafter), kind(drafter), llm.width, pairs.prompts, N_TOKENS
     )
     ours = pairs.counts(llm)
     assert ours == upstream.answers(request)

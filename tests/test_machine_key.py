@@ -35,6 +35,16 @@ def test_it_is_equal_in_every_process_and_names_no_host(monkeypatch: pytest.Monk
     assert "container-8d3f" not in json.dumps(ours)
 
 
+def test_what_ggml_sets_itself_is_not_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found by the child processes of one that has loaded libllama."""
+    monkeypatch.delenv("KMP_BLOCKTIME", raising=False)
+    before = key()
+    monkeypatch.setenv("KMP_BLOCKTIME", "200")
+    assert key() == before
+    monkeypatch.setenv("KMP_BLOCKTIME", "0")
+    assert key() != before
+
+
 def test_ggml_tells_the_processor() -> None:
     processors = [device for device in machine_key.devices() if device[2] is None]
     assert len(processors) == 1

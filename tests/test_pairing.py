@@ -16,7 +16,9 @@ import llama_cpp
 import numpy as np
 import pytest
 from conftest import F32, MODELS, MakeLlama, check_drafts
+from exactness import ONE_THREAD
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+from waiting import PATIENCE
 
 from dflash_local import DFlashError, Llama, ModelError, pairing
 from dflash_local.drafter_file import DrafterInfo, read_drafter
@@ -186,7 +188,7 @@ def test_a_truncated_drafter_is_an_error_wherever_it_ends(
     for end in [*range(8, len(whole), len(whole) // 40), len(whole) - 1]:
         path.write_bytes(whole[:end])
         with pytest.raises(ModelError, match=r"cut\.gguf"):
-            Llama(tiny_verifier, drafter=path, n_threads=1)
+            Llama(tiny_verifier, drafter=path, **ONE_THREAD)
 
 
 def test_flipped_bytes_of_the_header_never_end_in_another_exception(
@@ -385,7 +387,7 @@ def test_what_libllama_refuses_is_an_error_that_names_the_file(
 ) -> None:
     path = edited(edit, name)
     with pytest.raises(DFlashError, match=path.stem):
-        Llama(tiny_verifier, drafter=path, n_threads=1)
+        Llama(tiny_verifier, drafter=path, **ONE_THREAD)
 
 
 # ---- pairs ---------------------------------------------------------------------------------
@@ -590,7 +592,7 @@ def test_a_pair_of_files_that_does_not_fit(
 
     path = edited(edit)
     with pytest.raises(ModelError) as caught:
-        Llama(tiny_verifier, drafter=path, n_threads=1)
+        Llama(tiny_verifier, drafter=path, **ONE_THREAD)
     message = str(caught.value)
     assert "layers [4]" in message
     assert "1 of 384 tokens differ" in message
@@ -606,7 +608,7 @@ LOAD = """
 import sys
 from dflash_local import Llama, ModelError, pairing
 pairing.LAYER_INPUT_ARCHITECTURES |= set(sys.argv[3:])
-options = {"n_ctx": 64, "n_threads": 1}
+options = {"n_ctx": 64, "n_threads": 1, "n_threads_batch": 1}
 try:
     llm = Llama(sys.argv[1], drafter=sys.argv[2], **options)
     llm("the brown", max_tokens=4)
@@ -622,7 +624,7 @@ def load_in_a_process(drafter: Path, *architectures: str) -> subprocess.Complete
         [sys.executable, "-c", LOAD, str(verifier), str(drafter), *architectures],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "GGML_NO_BACKTRACE": "1"},
     )

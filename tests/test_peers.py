@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -310,7 +311,7 @@ def test_an_engine_that_cannot_run_says_why() -> None:
 
 def peers(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_file_that_is_no_drafter_is_told_without_a_traceback(tiny_verifier: Path) -> None:

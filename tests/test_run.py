@@ -25,15 +25,29 @@ def _load_run() -> ModuleType:
 run = _load_run()
 
 
+def _checkout(folder: Path) -> Path:
+    """A checkout of an empty project, so that an environment is made in a second."""
+    (folder / "cpp" / "core").mkdir(parents=True)
+    (folder / "cpp" / "core" / "a.cpp").write_text("int a;")
+    (folder / "pyproject.toml").write_text('dependencies = ["llama-cpp-python>=1.2"]')
+    (folder / "module.py").write_text("")
+    return folder
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout of an empty project, so that an environment is made in a second."""
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    (tmp_path / "cpp" / "core").mkdir(parents=True)
-    (tmp_path / "cpp" / "core" / "a.cpp").write_text("int a;")
-    (tmp_path / "pyproject.toml").write_text('dependencies = ["llama-cpp-python>=1.2"]')
-    (tmp_path / "module.py").write_text("")
-    return tmp_path
+    return _checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with its environment."""
+    checkout = _checkout(tmp_path_factory.mktemp("checkout"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "ROOT", checkout)
+        run.Environment(checkout / ".venv", []).prepare()
+    return checkout
 
 
 def test_fingerprint_follows_the_build_and_not_python_files(checkout: Path) -> None:
@@ -55,37 +69,42 @@ def test_the_requirement_is_the_one_of_pyproject(checkout: Path) -> None:
     assert run.llama_requirement(ROOT).startswith("llama-cpp-python>=")
 
 
-def test_an_environment_is_made_once_reused_and_repaired(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
+def test_a_failed_install_says_why_and_is_tried_again(
+    made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = run.Environment(checkout / ".venv", [])
-    environment.prepare()
-    assert "making .venv" in capsys.readouterr().err
-    marker = environment.folder / "marker"
-    marker.touch()
-
-    environment.prepare()
-    assert capsys.readouterr().err == ""
-
-    (checkout / "CMakeLists.txt").write_text("changed")
-    environment.prepare()
-    assert marker.exists(), "a change of the sources installs into the same environment"
-
-    (environment.folder / run.STAMP).unlink()
-    environment.prepare()
-    assert not marker.exists(), "one without a stamp was interrupted and is made anew"
-    assert subprocess.run([environment.python, "-c", "import pip"], check=False).returncode == 0
-
-
-def test_a_failed_install_says_why_and_is_tried_again(checkout: Path) -> None:
-    wish = [["--no-index", "--find-links", str(checkout), "no-such-package-of-ours"]]
-    environment = run.Environment(checkout / ".venv", wish)
+    monkeypatch.setattr(run, "ROOT", made)
+    wish = [["--no-index", "--find-links", str(made), "no-such-package-of-ours"]]
+    environment = run.Environment(made / ".venv", wish)
     with pytest.raises(run.InstallError, match="No matching distribution"):
         environment.prepare()
     (environment.folder / "marker").touch()
     with pytest.raises(run.InstallError):
         environment.prepare()
     assert (environment.folder / "marker").exists()
+
+
+def test_an_environment_is_made_once_reused_and_repaired(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "ROOT", made)
+    environment = run.Environment(made / ".venv", [])
+    environment.prepare()
+    capsys.readouterr()
+    marker = environment.folder / "marker"
+    marker.touch()
+
+    environment.prepare()
+    assert capsys.readouterr().err == ""
+
+    (made / "CMakeLists.txt").write_text("changed")
+    environment.prepare()
+    assert marker.exists(), "a change of the sources installs into the same environment"
+
+    (environment.folder / run.STAMP).unlink()
+    environment.prepare()
+    assert not marker.exists(), "one without a stamp was interrupted and is made anew"
+    assert "making .venv" in capsys.readouterr().err
+    assert subprocess.run([environment.python, "-c", "import pip"], check=False).returncode == 0
 
 
 def test_unknown_commands_get_the_usage() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ import numpy as np  # noqa: E402
 from dflash_local.convert import convert  # noqa: E402
 from exactness import session_on, tiny_prompts  # noqa: E402
 from training import ASKED, VERIFIER  # noqa: E402
+from waiting import PATIENCE  # noqa: E402
 
+from dflash_local.cli.train import main  # noqa: E402
 from dflash_local.gguf_header import GGUFHeader  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
@@ -37,15 +41,37 @@ SMALL = [
 ]
 
 
-def command(out: Path, *arguments: str) -> list[str]:
-    base = [sys.executable, "-m", "dflash_local", "train", "--verifier", str(VERIFIER)]
-    return [*base, "--out", str(out), *SMALL, *arguments]
+def options(out: Path, *arguments: str) -> list[str]:
+    return ["--verifier", str(VERIFIER), "--out", str(out), *SMALL, *arguments]
 
 
-def train(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(out, *arguments), capture_output=True, text=True, timeout=300, check=False, env=env
+@dataclass(frozen=True)
+class Done:
+    """How the command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def train(out: Path, *arguments: str) -> Done:
+    """The command in this process: a new one takes longer to import torch than to train."""
+    said, told = io.StringIO(), io.StringIO()
+    with redirect_stdout(said), redirect_stderr(told):
+        try:
+            status = main(options(out, *arguments))
+        except SystemExit as stop:  # of argparse
+            status = int(str(stop.code))
+    return Done(status, said.getvalue(), told.getvalue())
+
+
+def train_in_a_process(program: list[str], out: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *program, "train", *options(out, *arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -59,9 +85,10 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    done = train(out, "--prompts", str(prompts))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(out / "drafter.gguf")
+    process = train_in_a_process(["-m", "dflash_local"], out, "--prompts", str(prompts))
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, stderr
+    assert stdout.strip() == str(out / "drafter.gguf")
     return out
 
 
@@ -77,7 +104,7 @@ def test_it_ends_with_a_drafter_that_beats_its_own_start(trained: Path) -> None:
     assert [one["width"] for one in report["by_width"]["trained"]] == [1, 2, 3, 4]
     assert lengths["trained"][-1] > lengths["untrained"][-1]
     real = report["simulation"]
-    assert abs(real["accepted"] - lengths["trained"][-1]) <= 2 * real["error"]
+    assert abs(real["accepted"] - lengths["trained"][-1]) <= 3 * real["error"]
     assert report["verifier"]["chat_template"].startswith("sha256 ")
     for text in ((trained / "report.json").read_text(), (trained / "report.md").read_text()):
         assert str(trained.parent) not in text, "where things lie is nobody's business"
@@ -114,19 +141,38 @@ def test_the_gguf_drafts_what_torch_would(trained: Path, make_llama: Any, tmp_pa
             session.discard()
 
 
-@pytest.mark.parametrize("seconds", [2.5, 5.0])
+#: The command, killed at a call of a method.
+KILLED = """
+import itertools, os, signal, sys
+from importlib import import_module
+
+module, owner, name, wanted = sys.argv[1:5]
+owner = getattr(import_module(f"dflash_local.train.{module}"), owner)
+method, calls = getattr(owner, name), itertools.count(1)
+
+def killing(*arguments, **options):
+    if next(calls) == int(wanted):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return method(*arguments, **options)
+
+setattr(owner, name, killing)
+from dflash_local.cli.train import main
+sys.exit(main(sys.argv[6:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["generate Answerer answer 1", "loop Fit _look 3"], ids=["answers", "40 steps"]
+)
 def test_killed_and_started_again_it_ends_with_the_same_weights(
-    trained: Path, prompts: Path, tmp_path: Path, seconds: float
+    trained: Path, prompts: Path, tmp_path: Path, moment: str
 ) -> None:
-    process = subprocess.Popen(
-        command(tmp_path, "--prompts", str(prompts)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    """Killed when it writes answers, or when it has trained 40 steps."""
+    process = train_in_a_process(
+        ["-c", KILLED, *moment.split()], tmp_path, "--prompts", str(prompts)
     )
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL, stderr
     done = train(tmp_path, "--prompts", str(prompts))
     assert done.returncode == 0, done.stderr
     name = "model.safetensors"

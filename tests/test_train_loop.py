@@ -1,11 +1,7 @@
-"""The fit: going on equals not having stopped, two processes equal one, a warm start helps."""
+"""The fit: going on equals not having stopped, a warm start helps."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -136,32 +132,3 @@ def test_a_state_that_is_cut_off_is_told(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(DFlashError, match=r"training\.pt cannot be gone on from"):
         make_fit(tmp_path)
-
-
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """The same losses, step by step, with the same batch in all."""
-    alone = tmp_path / "alone.json"
-    shared = tmp_path / "shared.json"
-    command = [sys.executable, str(Path(__file__)), str(alone)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=120, env=env)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    torchrun += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    subprocess.run([*torchrun, str(Path(__file__)), str(shared)], check=True, timeout=240, env=env)
-    one, two = (json.loads(path.read_text()) for path in (alone, shared))
-    assert len(one["losses"]) == len(two["losses"]) == OPTIONS.steps
-    assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
-    assert one["log"][-1]["accepted"] == pytest.approx(two["log"][-1]["accepted"], abs=0.05)
-
-
-def _main(target: Path) -> None:
-    """One process of a training; rank 0 writes what it saw."""
-    found: list[float] = []
-    fit = make_fit(target.parent / target.stem)
-    progress = fit.run(lambda _, score: found.append(score.loss) if score else None)
-    if Processes().rank == 0:
-        target.write_text(json.dumps({"losses": found, "log": progress.log}))
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE
+
 
 @dataclass(frozen=True)
 class Request:
@@ -46,7 +48,7 @@ def answers(request: Request) -> list[Answer]:
         input=json.dumps(asdict(request)),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]

@@ -26,7 +26,8 @@ std::string repr(const DrafterOptions& options) {
   out << std::boolalpha << "DrafterOptions(kind=DrafterKind." << name_of(options.kind)
       << ", block_size=" << options.block_size << ", mask_token=" << options.mask_token
       << ", causal=" << options.causal << ", sample_from_anchor=" << options.sample_from_anchor
-      << ", has_confidence=" << options.has_confidence << ", sequence=" << options.sequence << ')';
+      << ", has_confidence=" << options.has_confidence << ", n_ctx=" << options.n_ctx
+      << ", device_top_k=" << options.device_top_k << ", sequence=" << options.sequence << ')';
   return out.str();
 }
 
@@ -54,6 +55,8 @@ void register_drafter(py::module_& module) {
       .def_readwrite("causal", &DrafterOptions::causal)
       .def_readwrite("sample_from_anchor", &DrafterOptions::sample_from_anchor)
       .def_readwrite("has_confidence", &DrafterOptions::has_confidence)
+      .def_readwrite("n_ctx", &DrafterOptions::n_ctx)
+      .def_readwrite("device_top_k", &DrafterOptions::device_top_k)
       .def_readwrite("sequence", &DrafterOptions::sequence)
       .def("__repr__", [](const DrafterOptions& options) { return repr(options); });
   py::class_<LlamaDrafter>(module, "Drafter")
@@ -61,7 +64,10 @@ void register_drafter(py::module_& module) {
              return LlamaDrafter(from_address<llama_context>(context), options);
            }),
            py::arg("context"), py::arg("options"))
+      .def("try_out", &LlamaDrafter::try_out, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("max_width", &LlamaDrafter::max_width)
+      .def_property_readonly("n_ctx", &LlamaDrafter::n_ctx)
+      .def_property_readonly("on_device", &LlamaDrafter::on_device)
       .def_property_readonly("options", &LlamaDrafter::options)
       .def_property_readonly("backend_seconds", &LlamaDrafter::backend_seconds)
       .def("__repr__", [](const LlamaDrafter& drafter) { return repr(drafter); });

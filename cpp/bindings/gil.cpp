@@ -10,7 +10,8 @@ namespace dflash::bindings {
 
 namespace {
 
-std::atomic<int> inside{0};             // threads that hold, or wait for, the GIL through this file
+std::atomic<int> inside{0};             // visits of all threads that prepare_exit() waits for
+thread_local int own = 0;               // those of the calling thread, one in another
 std::atomic<std::thread::id> ending{};  // the thread that ends the interpreter
 
 bool barred() {
@@ -18,15 +19,25 @@ bool barred() {
   return id != std::thread::id() && id != std::this_thread::get_id();
 }
 
-[[noreturn]] void sleep_for_ever() {
+void enter() {
+  ++own;
+  ++inside;
+}
+
+void leave() {
+  --own;
   --inside;
+}
+
+[[noreturn]] void sleep_for_ever() {
+  inside -= own;
   while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 }  // namespace
 
 Unlocked::Unlocked() {
-  ++inside;
+  enter();
   state_ = PyEval_SaveThread();
   if (barred()) sleep_for_ever();
 }
@@ -34,18 +45,29 @@ Unlocked::Unlocked() {
 Unlocked::~Unlocked() {
   if (barred()) sleep_for_ever();
   PyEval_RestoreThread(state_);
-  --inside;
+  leave();
 }
 
 Locked::Locked() {
-  ++inside;
+  enter();
   held_ = !barred() && Py_IsInitialized() != 0;
   if (held_) state_ = PyGILState_Ensure();
 }
 
 Locked::~Locked() {
   if (held_) PyGILState_Release(state_);
-  --inside;
+  leave();
+}
+
+void enter_library() {
+  enter();
+  if (!barred()) return;
+  PyEval_SaveThread();
+  sleep_for_ever();
+}
+
+void leave_library() {
+  leave();
 }
 
 void prepare_exit(double seconds) {

@@ -35,6 +35,11 @@ class Locked {
   PyGILState_STATE state_{};
 };
 
+/// Counts the calling thread among those that prepare_exit() waits for, while llama_cpp's own calls
+/// work for it, without the GIL. After prepare_exit() other threads sleep here instead.
+void enter_library();
+void leave_library();
+
 /// From here on the calling thread, which ends the interpreter, is the only one that gets the GIL
 /// here. Work of others is told to stop and waited for, `seconds` at most.
 void prepare_exit(double seconds);

@@ -19,7 +19,11 @@ void receive(int level, const char* text, void* /*user_data*/) {
   try {
     (*receiver)(level, py::bytes(text));
   } catch (py::error_already_set& error) {
-    error.discard_as_unraisable("dflash_local's log");
+    if (error.matches(PyExc_KeyboardInterrupt)) {
+      PyErr_SetInterrupt();  // it comes again, where somebody can catch it
+    } else {
+      error.discard_as_unraisable("dflash_local's log");
+    }
   } catch (...) {  // nothing may pass through libllama
   }
 }

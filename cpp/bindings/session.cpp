@@ -20,14 +20,26 @@ namespace dflash::bindings {
 
 namespace {
 
+/// numpy's array of an object. An interrupt that comes meanwhile is no mistake of the object's.
+template <class Array>
+Array array_of(const py::object& values) {
+  try {
+    return Array(values);
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    throw py::value_error("tokens must be a flat list of integers");
+  }
+}
+
 /// Token ids from a list or an array of integers; nothing is rounded or cut to fit.
 std::vector<Token> to_vector(const py::object& tokens) {
-  const py::array given = py::array::ensure(tokens);
-  if (!given || given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
+  const auto given = array_of<py::array>(tokens);
+  if (given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
   if (given.size() == 0) return {};
   const char kind = given.dtype().kind();
   if (kind != 'i' && kind != 'u') throw py::type_error("tokens must be integers");
-  const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(given);
+  const auto wide =
+      array_of<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>(given);
   std::vector<Token> ids(static_cast<size_t>(wide.size()));
   for (py::ssize_t i = 0; i < wide.size(); ++i) {
     const int64_t id = wide.at(i);
@@ -165,6 +177,27 @@ StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t
   });
 }
 
+/// Without a turn of its own: the step that it is a part of is open, and samplers made in Python
+/// may call the session.
+Token sample(Handle& handle, int32_t row, const py::object& sampler) {
+  llama_sampler* chain = sampler_address(sampler);
+  if (handle.closed()) throw BackendError("the session is closed");
+  const Unlocked unlocked;
+  if (chain == nullptr) return GreedySampler(handle.verifier()).sample(row);
+  return ChainSampler(handle.verifier(), chain).sample(row);
+}
+
+/// The draft of a step that is taken row by row.
+Draft propose(Handle& handle, const std::optional<std::vector<Token>>& draft,
+              std::optional<int32_t> max_tokens, const py::object& sampler) {
+  llama_sampler* chain = sampler_address(sampler);
+  return handle.run([&](Session& session) {
+    if (chain == nullptr) return Draft(session.propose(draft, max_tokens));
+    ChainSampler sampling(handle.verifier(), chain);
+    return Draft(session.propose(draft, max_tokens, &sampling));
+  });
+}
+
 /// A copy of a row of logits, [n_vocab], made while the session is the caller's alone.
 template <class Row>
 py::array_t<float> copy_row(Handle& handle, int32_t n_vocab, Row find_row) {
@@ -191,7 +224,9 @@ py::array_t<float> draft_logits(Handle& handle, int32_t row) {
 /// None: decided step by step.
 SessionOptions with_width(std::optional<int32_t> width) {
   if (width && *width < 0) throw py::value_error("width must be 0 or more, or None");
-  return {width.value_or(SessionOptions::kAdaptive)};
+  SessionOptions options;
+  options.width = width.value_or(SessionOptions::kAdaptive);
+  return options;
 }
 
 std::optional<int32_t> width_of(const SessionOptions& options) {
@@ -295,13 +330,9 @@ void register_stepping(py::class_<Handle>& session) {
       .def("step", &step, py::arg("sampler") = py::none(), py::kw_only(),
            py::arg("max_tokens") = py::none(), py::arg("draft") = py::none(),
            py::arg("rejection") = false)
-      .def(
-          "propose",
-          [](Handle& handle, const std::optional<std::vector<Token>>& draft,
-             std::optional<int32_t> max_tokens) {
-            return handle.run([&](Session& s) { return Draft(s.propose(draft, max_tokens)); });
-          },
-          py::arg("draft") = py::none(), py::kw_only(), py::arg("max_tokens") = py::none())
+      .def("propose", &propose, py::arg("draft") = py::none(), py::kw_only(),
+           py::arg("max_tokens") = py::none(), py::arg("sampler") = py::none())
+      .def("sample", &sample, py::arg("row"), py::arg("sampler") = py::none())
       .def(
           "commit",
           [](Handle& handle, const std::vector<Token>& emitted) {
@@ -350,6 +381,7 @@ void register_fields(py::class_<Handle>& session) {
       .def_property_readonly("tokens", field([](const Session& s) { return s.tokens(); }))
       .def_property_readonly("n_past", field([](const Session& s) { return s.n_past(); }))
       .def_property_readonly("n_features", field([](const Session& s) { return s.n_features(); }))
+      .def_property_readonly("n_forgotten", field([](const Session& s) { return s.n_forgotten(); }))
       .def_property_readonly("anchored", field([](const Session& s) { return s.anchored(); }))
       .def_property_readonly("logits_live", field([](const Session& s) { return s.logits_live(); }))
       .def_property_readonly("features_missing",
@@ -360,7 +392,7 @@ void register_fields(py::class_<Handle>& session) {
       .def_property("width", field([](const Session& s) { return width_of(s.options()); }),
                     [](Handle& handle, std::optional<int32_t> width) {
                       const SessionOptions options = with_width(width);
-                      handle.run([&](Session& s) { s.set_options(options); });
+                      handle.run([&](Session& s) { s.set_width(options.width); });
                     })
       .def("__repr__", &repr);
 }

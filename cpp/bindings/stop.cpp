@@ -8,6 +8,15 @@
 
 namespace dflash::bindings {
 
+namespace {
+
+/// libllama asks it while it loads a model.
+bool goes_on(float /*progress*/, void* /*user_data*/) {
+  return !Stop::everything();
+}
+
+}  // namespace
+
 void register_stop(py::module_& module) {
   py::class_<Stop, std::shared_ptr<Stop>>(module, "Stop")
       .def(py::init<>())
@@ -21,6 +30,9 @@ void register_stop(py::module_& module) {
                                            stop.flag());
           },
           py::arg("context"));
+  module.def("load_progress_callback", [] { return reinterpret_cast<std::uintptr_t>(&goes_on); });
+  module.def("enter_library", &enter_library);
+  module.def("leave_library", &leave_library);
   module.def("prepare_exit", &prepare_exit, py::arg("seconds"));
 }
 

@@ -50,19 +50,20 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   const Choice block = best_block(room, rate_now, catch_up);
   const Choice& best = copy.tokens > block.tokens ? copy : block;
   if (best.tokens > kMargin && plain_may_be_better(best, rate_now)) return {};
-  if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0};
+  if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0, false};
   if (block.tokens > kMargin) {
     pause_ = 1;
-    return {0, wider(look_at_block(block, room, rate_now, catch_up))};
+    return {0, wider(look_at_block(block, room, rate_now, catch_up)), false};
   }
   const Choice hope = best_block(room, rate_now, catch_up, View::hopeful);
   const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs_.verify(0);
   if (hope.tokens > kMargin && looks_ > hoped_price) {
     looks_ -= hoped_price;
     tokens_since_probe_ = 0;
-    return {0, hope.width};
+    return {0, hope.width, true};
   }
-  return {0, may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks) ? block.width : 0};
+  if (!may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks)) return {};
+  return {0, block.width, true};
 }
 
 // By how much the logarithm of a cost may well be lower; nothing where a look would tell no more.

@@ -22,8 +22,9 @@ struct StepSeen {
 
 /// What to do in a step: copy from the text, draft a block, or, with both 0, decode plainly.
 struct Plan {
-  int32_t copy = 0;   ///< tokens of the lookup to verify
-  int32_t block = 0;  ///< tokens to ask of the drafter
+  int32_t copy = 0;    ///< tokens of the lookup to verify
+  int32_t block = 0;   ///< tokens to ask of the drafter
+  bool probe = false;  ///< a block that is likely to lose, drafted to see whether that is still so
 };
 
 /// How much of what to verify.

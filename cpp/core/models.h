@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/stop.h"
@@ -31,9 +32,12 @@ class Verifier {
   /// Floats in a row of features; 0 without a tap.
   virtual int32_t n_features() const = 0;
 
+  /// Whether decodes from here on give features; at first they do. A change is not for each step.
+  virtual void tap(bool on) = 0;
   /// Decodes `n` tokens at positions `pos`, `pos + 1`, ...
   virtual void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) = 0;
   /// Copies the features of rows `first` .. `first + n - 1` of the last decode: [n, n_features()].
+  /// The tap was on when it began.
   virtual void features(int32_t first, int32_t n, float* out) = 0;
   /// Forgets the positions from `pos` on. False where the memory cannot drop a part of a sequence;
   /// it is unchanged then.
@@ -68,7 +72,8 @@ struct Draft {
   }
 };
 
-/// The small model's side of the same sequence: it holds features of positions 0, 1, ...
+/// The small model's side of the same sequence: it holds features of positions that follow one
+/// another, from 0 on or, where the oldest were dropped, from a later one.
 class Drafter {
  public:
   virtual ~Drafter() = default;
@@ -79,8 +84,11 @@ class Drafter {
   virtual int32_t max_width() const = 0;
   /// Rows of features one injection takes at most.
   virtual int32_t max_inject() const = 0;
+  /// Positions there is room for, beside a block that ends where the verifier's context does.
+  virtual int32_t n_ctx() const = 0;
 
-  /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...
+  /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...: those that
+  /// follow the ones it holds, or any where it holds none.
   virtual void inject(const float* features, int32_t n, int32_t pos) = 0;
   /// Drafts up to `width` tokens to follow `anchor`, the token at `pos`, whose features it lacks.
   virtual void draft(Token anchor, int32_t pos, int32_t width, Draft& out) = 0;
@@ -88,9 +96,11 @@ class Drafter {
   virtual void trim(int32_t pos) = 0;
   /// As the verifier's.
   virtual void watch(const Stop& stop) { (void)stop; }
+  /// Forgets the positions before `pos`.
+  virtual void forget(int32_t pos) = 0;
   /// The memory as bytes, and back.
   virtual std::string save() = 0;
-  virtual void load(const std::string& state) = 0;
+  virtual void load(std::string_view state) = 0;
 };
 
 /// Draws the verifier's tokens, one row of logits of its last decode at a time.
@@ -100,6 +110,9 @@ class Sampler {
   /// May put other tokens in the places of a drafter's block, once it is decided how much of it is
   /// verified: a decision that knew these tokens would change how answers are distributed.
   virtual void redraw(Draft& draft) { (void)draft; }
+  /// How many of the drafts it could sample one after the other: the rest is not verified. Where
+  /// it says fewer, the row after the last of them is sampled as if the rest were there.
+  virtual size_t n_possible(const std::vector<Token>& drafts) const { return drafts.size(); }
   /// Samples from `row` (-1: the last one) and takes the token as emitted.
   virtual Token sample(int32_t row) = 0;
 };

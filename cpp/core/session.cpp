@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <string_view>
 
 #include "core/accept.h"
 #include "core/calibration.h"
@@ -11,10 +13,15 @@ namespace dflash {
 
 namespace {
 
-// Features of prompts of this size wait for the first draft: the first token does not.
-constexpr size_t kMostWaiting = 32 << 20;  // bytes
 constexpr const char* kNothing = "nothing to go on from: sync() a prompt first";
-constexpr int32_t kFew = 8;  // rows that are taken in at about the price of one
+constexpr int32_t kCalibrations = 3;  // decodes of each width
+constexpr int32_t kFew = 8;           // rows that are taken in at about the price of one
+constexpr int32_t kIdle = 256;        // tokens without a block that promised to pay
+constexpr int32_t kPieces = 8;        // a window's share that is dropped at once
+
+// A saved drafter's memory begins with this and the number of positions that it had forgotten; the
+// memories of earlier versions have neither, and begin at position 0.
+constexpr std::string_view kStateMark = "DFLASH1\n";
 
 int32_t size_of(const std::vector<Token>& tokens) {
   return static_cast<int32_t>(tokens.size());
@@ -32,6 +39,22 @@ double seconds_of(Work work) {
   const auto start = Clock::now();
   work();
   return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct SavedDrafter {
+  int32_t n_forgotten = 0;
+  std::string_view memory;
+};
+
+SavedDrafter parse_saved(std::string_view state) {
+  if (state.substr(0, kStateMark.size()) != kStateMark) return {0, state};
+  state.remove_prefix(kStateMark.size());
+  int32_t n_forgotten = -1;
+  if (state.size() >= sizeof n_forgotten) {
+    std::memcpy(&n_forgotten, state.data(), sizeof n_forgotten);
+  }
+  if (n_forgotten < 0) throw BackendError("the drafter's state is damaged: its head is not whole");
+  return {n_forgotten, state.substr(sizeof n_forgotten)};
 }
 
 void check_limit(std::optional<int32_t> max_tokens) {
@@ -68,7 +91,14 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   int32_t keep = std::min(common_prefix(tokens_, prompt), n_past_);
   const bool logits_at_hand = logits_live_ && n_past_ == keep;
   if (keep == size_of(prompt) && !logits_at_hand) keep -= 1;
-  return rewind(keep);
+  if (wants_features()) {
+    // What was read at width 0 is read again, as far back as the drafter sees.
+    keep = std::min(keep, std::max(untold_from_, size_of(prompt) - drafter_->n_ctx()));
+    untold_from_ = kNowhere;
+  }
+  const int32_t reached = rewind(keep);
+  n_expected_ = size_of(prompt);
+  return reached;
 }
 
 void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& progress) {
@@ -86,6 +116,7 @@ void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& 
                        std::to_string(n_past_) + " in a context of " +
                        std::to_string(verifier_.n_ctx()) + ": shorten the prompt or raise n_ctx");
   }
+  n_expected_ = std::max(n_expected_, n_past_ + n);
   const int32_t chunk =
       rows == Rows::all ? std::min(verifier_.n_batch(), verifier_.max_rows()) : verifier_.n_batch();
   for (int32_t done = 0; done < n;) {
@@ -101,7 +132,7 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
   logits_live_ = false;
   {
     const Stopwatch watch(last_.seconds_prefill, total_.seconds_prefill);
-    verifier_.decode(tokens, n, n_past_, rows);
+    decode(tokens, n, rows);
   }
   take_features(n);
   tokens_.insert(tokens_.end(), tokens, tokens + n);
@@ -111,16 +142,28 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
   total_.n_prompt += n;
 }
 
+// At width 0 nobody asks for them.
+bool Session::wants_features() const {
+  return drafter_ != nullptr && options_.width != 0;
+}
+
+void Session::decode(const Token* tokens, int32_t n, Rows rows) {
+  tapped_ = wants_features();
+  if (drafter_ != nullptr) verifier_.tap(tapped_);
+  verifier_.decode(tokens, n, n_past_, rows);
+}
+
 // Features of the first n rows of the last decode, which stand at n_past_. Over a gap there is
-// nothing to take: the drafter's memory has to be contiguous from position 0.
+// nothing to take: the positions in the drafter's memory have to follow one another.
 void Session::take_features(int32_t n) {
   if (drafter_ == nullptr || features_missing()) return;
   const auto width = static_cast<size_t>(verifier_.n_features());
-  const auto most =
-      static_cast<int32_t>(std::max<size_t>(1, kMostWaiting / (width * sizeof(float))));
-  for (int32_t row = 0; row < n;) {
-    if (n_waiting() >= most) inject_waiting();
-    const int32_t n_now = std::min(most - n_waiting(), n - row);
+  if (!tapped_) untold_from_ = std::min(untold_from_, n_forgotten_);
+  const int32_t n_skipped = n_unneeded(n);
+  if (n_skipped > 0) forget(n_features_ + n_skipped);
+  for (int32_t row = n_skipped; row < n;) {
+    if (n_waiting() >= most_waiting()) free_waiting();
+    const int32_t n_now = std::min(most_waiting() - n_waiting(), n - row);
     const size_t before = waiting_.size();
     waiting_.resize(before + static_cast<size_t>(n_now) * width);
     try {
@@ -134,20 +177,70 @@ void Session::take_features(int32_t n) {
   }
 }
 
+// Of the next n rows so many, the first ones, that no block will be drafted from: they have none,
+// or will have been dropped when the prompt has been read.
+int32_t Session::n_unneeded(int32_t n) const {
+  if (!tapped_) return n;
+  const int32_t n_unseen = n_expected_ - drafter_->n_ctx() - n_features_;
+  const int32_t n_too_many = idle() ? n - most_waiting() : 0;
+  return std::clamp(std::max(n_unseen, n_too_many), 0, n);
+}
+
+// Drafting has not paid for long: what waits is not worth the drafter's time.
+bool Session::idle() const {
+  return tokens_idle_ >= kIdle;
+}
+
 int32_t Session::n_waiting() const {
   return static_cast<int32_t>(waiting_.size() / static_cast<size_t>(verifier_.n_features()));
+}
+
+int32_t Session::most_waiting() const {
+  const size_t row = static_cast<size_t>(verifier_.n_features()) * sizeof(float);
+  return static_cast<int32_t>(std::max<size_t>(1, options_.most_waiting / row));
 }
 
 // Those of the first n positions.
 void Session::keep_features(int32_t n) {
   const int32_t n_injected = std::min(n_features_ - n_waiting(), n);
   n_features_ = std::min(n_features_, n);
+  n_forgotten_ = std::min(n_forgotten_, n);
+  if (untold_from_ >= n) untold_from_ = kNowhere;
   waiting_.resize(static_cast<size_t>(n_features_ - n_injected) *
                   static_cast<size_t>(verifier_.n_features()));
 }
 
+// Those of the first n positions are dropped, read or not. Where rows that wait are among them the
+// drafter's memory is empty afterwards.
+void Session::forget(int32_t n) {
+  const bool in_memory = n_injected() > n_forgotten_;
+  const int32_t n_dropped = std::clamp(n - n_injected(), 0, n_waiting());
+  const auto end = static_cast<std::ptrdiff_t>(n_dropped) * verifier_.n_features();
+  waiting_.erase(waiting_.begin(), waiting_.begin() + end);
+  n_features_ = std::max(n_features_, n);
+  n_forgotten_ = n;
+  if (in_memory) drafter_->forget(n);
+}
+
+// Of the rows that wait for a block that nobody may draft the oldest go; else all are taken in.
+void Session::free_waiting() {
+  if (idle() || n_waiting() >= drafter_->n_ctx()) {
+    forget(n_injected() + std::max(1, most_waiting() / kPieces));
+  } else {
+    inject_waiting();
+  }
+}
+
+// What the drafter has no room for goes before it is taken in: the oldest, a good piece at once.
+void Session::fit_drafter() {
+  const int32_t most = drafter_->n_ctx();
+  const int32_t n_excess = n_features_ - n_forgotten_ - most;
+  if (n_excess > 0) forget(n_forgotten_ + std::max(n_excess, most / kPieces));
+}
+
 void Session::inject_waiting() {
   if (waiting_.empty()) return;
+  fit_drafter();
   const Stopwatch watch(last_.seconds_inject, total_.seconds_inject);
   const int32_t n = n_waiting();
   const int32_t first = n_features_ - n;
@@ -170,6 +263,7 @@ int32_t Session::rewind(int32_t n_tokens) {
   if (n_tokens < n_past_) {
     tokens_.resize(static_cast<size_t>(n_tokens));
     n_past_ = n_tokens;
+    n_expected_ = 0;
     logits_live_ = false;
     ahead_ = true;
   }
@@ -202,6 +296,7 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
   }
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
+  n_expected_ = 0;
   logits_live_ = false;
   end_step();
   trim_memories();
@@ -249,13 +344,8 @@ void Session::anchor(Token token) {
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
-                              std::optional<int32_t> max_tokens) {
-  stop_->check();
-  return propose(draft, max_tokens, nullptr);
-}
-
-const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
                               std::optional<int32_t> max_tokens, Sampler* sampler) {
+  stop_->check();
   end_step();
   const bool goes_back = !anchored();
   if (goes_back) anchor_last();
@@ -269,6 +359,7 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room, sampler);
+    if (sampler != nullptr) draft_.cut(sampler->n_possible(draft_.tokens));
     decode_block();
   });
   proposed_ = true;
@@ -300,6 +391,8 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
                          Sampler* sampler) {
   draft_.clear();
   drafted_.clear();
+  plan_ = {};
+  n_expected_ = 0;
   draft_seconds_ = 0;
   measured_ = controller_.has_value() && !given && !features_missing();
   if (given) {
@@ -307,21 +400,22 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     draft_.tokens.assign(given->begin(), given->begin() + static_cast<std::ptrdiff_t>(n));
     return;
   }
-  const Plan plan = make_plan(n_room);
-  if (plan.copy > 0) {
-    copy_draft(plan.copy);
+  plan_ = make_plan(n_room);
+  if (plan_.copy > 0) {
+    copy_draft(plan_.copy);
     return;
   }
-  if (plan.block == 0) return;
+  if (plan_.block == 0) return;
+  fit_drafter();
   const int32_t n_behind = n_waiting();
   draft_seconds_ = seconds_of([&] {
     inject_waiting();
     const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
-    drafter_->draft(tokens_.back(), n_past_, plan.block, draft_);
+    drafter_->draft(tokens_.back(), n_past_, plan_.block, draft_);
   });
   // A device takes rows in while it drafts: only together are they timed.
   if (n_behind > kFew) {
-    controller_->costs().caught_up(n_behind, plan.block, draft_seconds_);
+    controller_->costs().caught_up(n_behind, plan_.block, draft_seconds_);
     draft_seconds_ = 0;
   }
   drafted_ = draft_;
@@ -347,13 +441,16 @@ void Session::copy_draft(int32_t n) {
 Plan Session::make_plan(int32_t n_room) {
   if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
-  if (options_.width != SessionOptions::kAdaptive) return {0, std::min(options_.width, widest)};
+  if (options_.width != SessionOptions::kAdaptive) {
+    return {0, std::min(options_.width, widest), false};
+  }
   controller_->costs().enter(n_past_);
-  const double catch_up = n_waiting() > kFew ? controller_->costs().catch_up(n_waiting()) : 0.0;
+  const int32_t n_behind = std::min(n_waiting(), drafter_->n_ctx());
+  const double catch_up = n_behind > kFew ? controller_->costs().catch_up(n_behind) : 0.0;
   const int32_t n = std::min(n_room, widest);
   lookup_ = look_up(tokens_, n);
   const Plan plan = controller_->choose(n, lookup_, catch_up);
-  return {plan.copy, std::min(plan.block, widest)};
+  return {plan.copy, std::min(plan.block, widest), plan.probe};
 }
 
 void Session::decode_block() {
@@ -362,7 +459,7 @@ void Session::decode_block() {
   logits_live_ = false;
   verify_seconds_ = seconds_of([&] {
     const Stopwatch watch(last_.seconds_verify, total_.seconds_verify);
-    verifier_.decode(block_.data(), size_of(block_), n_past_, Rows::all);
+    decode(block_.data(), size_of(block_), Rows::all);
   });
 }
 
@@ -381,6 +478,7 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   });
   n_past_ += n_kept;
   proposed_ = false;
+  count_idle(n_kept);
   const auto n_block = size_of(drafted_.tokens);
   if (measured_) {
     controller_->stepped({drafted_, result.n_drafted, emitted, draft_seconds_, verify_seconds_});
@@ -390,6 +488,12 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   }
   result.finish = finish_after(result.tokens.back());
   return result;
+}
+
+// Copies say nothing of blocks.
+void Session::count_idle(int32_t n_emitted) {
+  if (plan_.copy > 0) return;
+  tokens_idle_ = plan_.block > 0 && !plan_.probe ? 0 : std::min(kIdle, tokens_idle_ + n_emitted);
 }
 
 void Session::drop_rejected(int32_t n_kept) {
@@ -483,7 +587,8 @@ void Session::trim_memories() {
 void Session::trim_drafter() {
   if (drafter_ == nullptr) return;
   keep_features(n_past_);
-  drafter_->trim(n_features_ - n_waiting());
+  drafter_->trim(n_injected());
+  if (n_forgotten_ > 0) drafter_->forget(n_forgotten_);
 }
 
 // What a failed call may have left in the memories past the timeline goes.
@@ -512,8 +617,11 @@ void Session::go_back() {
 std::string Session::save_drafter() {
   if (drafter_ == nullptr) return {};
   if (!proposed_) discard();
+  const Stop::Pause pause(*stop_);  // it comes between two steps of an answer: they are to stop
   guarded([&] { inject_waiting(); });
-  return drafter_->save();
+  std::string state(kStateMark);
+  state.append(reinterpret_cast<const char*>(&n_forgotten_), sizeof n_forgotten_);
+  return state.append(drafter_->save());
 }
 
 void Session::load_drafter(const std::string& state, int32_t n_features) {
@@ -523,13 +631,18 @@ void Session::load_drafter(const std::string& state, int32_t n_features) {
     throw std::invalid_argument("a drafter state of " + std::to_string(n_features) +
                                 " positions does not fit a timeline of " + std::to_string(n_past_));
   }
+  const SavedDrafter saved = parse_saved(state);
   n_features_ = 0;
+  n_forgotten_ = 0;
+  untold_from_ = kNowhere;
   waiting_.clear();
   guarded([&] {
-    drafter_->load(state);
+    drafter_->load(saved.memory);
     drafter_->trim(n_features);
+    n_features_ = n_features;
+    n_forgotten_ = std::min(saved.n_forgotten, n_features);
+    fit_drafter();
   });
-  n_features_ = n_features;
 }
 
 }  // namespace dflash

@@ -21,6 +21,8 @@ struct SessionOptions {
   /// kAdaptive: decided step by step, for the most tokens a second; not all of a block need be
   /// verified then, and a draft may be copied from the text instead.
   int32_t width = kAdaptive;
+  /// Bytes of features that may wait until a block is drafted.
+  size_t most_waiting = 32 << 20;
 };
 
 /// Why the answer cannot go on after a step.
@@ -36,9 +38,13 @@ struct StepResult {
 /// One timeline over a verifier and a drafter: draft, verify, keep the longest valid prefix.
 ///
 /// The transcript is `tokens()`. The verifier's memory holds the first `n_past()` of them, the
-/// drafter's, or rows that wait for it, the features of the first `n_features()`: they are injected
-/// before a block is drafted, so that plain decoding costs nothing more. Between two calls one of
-/// these holds:
+/// drafter's, or rows that wait for it, the features of the first `n_features()` but for the oldest
+/// `n_forgotten()`: they are injected before a block is drafted, so that plain decoding costs
+/// nothing more. The oldest are dropped where the drafter has no room for them; and, with the
+/// drafter's whole memory, where too many wait and drafting has not paid for long. At width 0 no
+/// features are read: once the width is another, drafts begin after what is emitted from then on,
+/// and keep_prefix() gives back what the drafter has not seen of the next prompt, to be read again.
+/// Between two calls one of these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
 ///             hand and the next step samples from them; else it takes the last token as anchor.
@@ -67,7 +73,8 @@ class Session {
   /// Makes the timeline exactly `prompt`: keeps the common prefix, reads the rest.
   void sync(const std::vector<Token>& prompt, const Progress& progress = {});
   /// The first half of sync(): keeps what `prompt` and the timeline share, gives its length. At
-  /// least one token is left to read, unless the logits after the whole prompt are at hand.
+  /// least one token is left to read, unless the logits after the whole prompt are at hand; more
+  /// where some of it was read at width 0, and the drafter is to see it now.
   int32_t keep_prefix(const std::vector<Token>& prompt);
   /// Reads tokens after the timeline (a pending anchor is dropped).
   void extend(const Token* tokens, int32_t n, Rows rows = Rows::last,
@@ -86,9 +93,10 @@ class Session {
                   const std::optional<std::vector<Token>>& draft = {});
 
   /// The same step row by row. propose() drafts (or takes the caller's draft), decodes anchor and
-  /// draft, and gives the draft; rows 0 .. size are then the verifier's.
+  /// draft, and gives the draft; rows 0 .. size are then the verifier's. A sampler has its say in
+  /// what is drafted; it samples nothing.
   const Draft& propose(const std::optional<std::vector<Token>>& draft = {},
-                       std::optional<int32_t> max_tokens = {});
+                       std::optional<int32_t> max_tokens = {}, Sampler* sampler = nullptr);
   /// Ends the step with the tokens that were emitted: a prefix of the draft, then one more.
   StepResult commit(const std::vector<Token>& emitted);
   /// Ends the step as if it had not begun (see the guarantee above).
@@ -119,14 +127,16 @@ class Session {
   const std::vector<Token>& tokens() const { return tokens_; }
   int32_t n_past() const { return n_past_; }
   int32_t n_features() const { return n_features_; }
-  /// Those of them that the drafter has taken in.
+  /// Positions at the beginning that the drafter knows nothing of any more.
+  int32_t n_forgotten() const { return n_forgotten_; }
+  /// Positions up to which the drafter has taken features in.
   int32_t n_injected() const { return drafter_ == nullptr ? 0 : n_features_ - n_waiting(); }
   bool logits_live() const { return logits_live_; }
   bool anchored() const { return static_cast<int32_t>(tokens_.size()) == n_past_ + 1; }
   /// Whether the drafter lacks features of tokens that the verifier holds: steps are plain then.
   bool features_missing() const { return drafter_ != nullptr && n_features_ < n_past_; }
   const SessionOptions& options() const { return options_; }
-  void set_options(const SessionOptions& options) { options_ = options; }
+  void set_width(int32_t width) { options_.width = width; }
   const Draft& draft() const { return draft_; }
   const Stats& last_stats() const { return last_; }
   const Stats& total_stats() const { return total_; }
@@ -143,18 +153,25 @@ class Session {
   void anchor_last();
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
+  bool wants_features() const;
+  void decode(const Token* tokens, int32_t n, Rows rows);
   void take_features(int32_t n);
+  int32_t n_unneeded(int32_t n) const;
+  void free_waiting();
   void inject_waiting();
+  void fit_drafter();
+  void forget(int32_t n);
+  bool idle() const;
   int32_t n_waiting() const;
+  int32_t most_waiting() const;
   void keep_features(int32_t n);
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
-  const Draft& propose(const std::optional<std::vector<Token>>& draft,
-                       std::optional<int32_t> max_tokens, Sampler* sampler);
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
+  void count_idle(int32_t n_emitted);
   void drop_rejected(int32_t n_kept);
   void end_step();
   void trim_memories();
@@ -170,11 +187,18 @@ class Session {
   std::vector<Token> tokens_;
   int32_t n_past_ = 0;
   int32_t n_features_ = 0;
+  int32_t n_forgotten_ = 0;
+  static constexpr int32_t kNowhere = std::numeric_limits<int32_t>::max();
+  int32_t untold_from_ = kNowhere;  // position from which on width 0 told the drafter nothing
+  int32_t n_expected_ = 0;          // tokens of the prompt that is being read
+  int32_t tokens_idle_ = 0;         // emitted since a block was drafted that promised to pay
+  bool tapped_ = false;             // the last decode gave features
   bool logits_live_ = false;
   bool proposed_ = false;
   // The memories hold, or may hold, more than the timeline: at first what others left there.
   bool ahead_ = true;
   Draft draft_;
+  Plan plan_;  // of the step at work
   Lookup lookup_;
   Draft drafted_;             // the same before it was cut to what is verified
   bool measured_ = false;     // the step is one that the controller learns from

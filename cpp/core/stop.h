@@ -22,6 +22,21 @@ class Stop {
     if (flag_.exchange(false) || everything()) throw Cancelled("cancelled");
   }
 
+  /// A request made before is not seen while this lives, and is as before afterwards.
+  class Pause {
+   public:
+    explicit Pause(Stop& stop) : stop_(stop), requested_(stop.flag_.exchange(false)) {}
+    ~Pause() {
+      if (requested_) stop_.request();
+    }
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Stop& stop_;
+    bool requested_;
+  };
+
   /// While it is true, all work in the process is to stop.
   static std::atomic<bool>& everything() {
     static std::atomic<bool> flag{false};

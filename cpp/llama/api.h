@@ -12,8 +12,11 @@
 struct llama_model;
 struct llama_context;
 struct llama_vocab;
-struct llama_sampler;
 struct llama_memory_i;
+struct ggml_backend_buffer_type;
+struct ggml_cgraph;
+struct ggml_context;
+struct ggml_tensor;
 
 namespace dflash {
 
@@ -48,6 +51,41 @@ struct llama_token_data_array {
   bool sorted;
 };
 
+struct llama_sampler;
+
+/// What a sampler adds to a graph: [rows of] logits, and what was made of them.
+struct llama_sampler_data {
+  ggml_tensor* logits;
+  ggml_tensor* probs;
+  ggml_tensor* sampled;
+  ggml_tensor* candidates;
+};
+
+/// How libllama calls a sampler; what starts with backend_ builds a part of a device's graph.
+struct llama_sampler_i {
+  const char* (*name)(const llama_sampler*);
+  void (*accept)(llama_sampler*, llama_token);
+  void (*apply)(llama_sampler*, llama_token_data_array*);
+  void (*reset)(llama_sampler*);
+  llama_sampler* (*clone)(const llama_sampler*);
+  void (*free)(llama_sampler*);
+  bool (*backend_init)(llama_sampler*, ggml_backend_buffer_type*, uint32_t);
+  void (*backend_accept)(llama_sampler*, ggml_context*, ggml_cgraph*, ggml_tensor*);
+  void (*backend_apply)(llama_sampler*, ggml_context*, ggml_cgraph*, llama_sampler_data*);
+  void (*backend_set_input)(llama_sampler*);
+  void (*backend_reset)(llama_sampler*);
+  void (*copy_state)(const llama_sampler*, llama_sampler*);
+};
+
+struct llama_sampler {
+  llama_sampler_i* iface;
+  void* ctx;
+};
+
+struct llama_sampler_chain_params {
+  bool no_perf;
+};
+
 /// Every function of libllama that is called: X(name, Itanium name, MSVC name, result, arguments).
 /// The mangled names are those of C++ functions, which llama-ext.h declares without extern "C".
 #define DFLASH_LLAMA_FUNCTIONS(X)                                                                \
@@ -78,7 +116,8 @@ struct llama_token_data_array {
   X(llama_sampler_apply, "", "", void, (llama_sampler*, llama_token_data_array*))                \
   X(llama_sampler_chain_get, "", "", llama_sampler*, (llama_sampler*, int32_t))                  \
   X(llama_sampler_chain_n, "", "", int32_t, (const llama_sampler*))                              \
-  X(llama_sampler_name, "", "", const char*, (const llama_sampler*))                             \
+  X(llama_sampler_clone, "", "", llama_sampler*, (const llama_sampler*))                         \
+  X(llama_sampler_free, "", "", void, (llama_sampler*))                                          \
   X(llama_sampler_sample, "", "", llama_token, (llama_sampler*, llama_context*, int32_t))        \
   X(llama_state_seq_get_size, "", "", size_t, (llama_context*, llama_seq_id))                    \
   X(llama_state_seq_get_data, "", "", size_t, (llama_context*, uint8_t*, size_t, llama_seq_id))  \
@@ -100,9 +139,23 @@ struct llama_token_data_array {
   X(llama_get_embeddings_nextn, "_Z26llama_get_embeddings_nextnP13llama_context",                \
     "?llama_get_embeddings_nextn@@YAPEAMPEAUllama_context@@@Z", float*, (llama_context*))
 
+/// Those for samplers on devices, which are declared experimental: what lacks them, or has their
+/// structs in another layout, is used without.
+#define DFLASH_DEVICE_SAMPLER_FUNCTIONS(X)                                             \
+  X(llama_set_sampler, "", "", bool, (llama_context*, llama_seq_id, llama_sampler*))   \
+  X(llama_sampler_init, "", "", llama_sampler*, (llama_sampler_i*, void*))             \
+  X(llama_sampler_init_dist, "", "", llama_sampler*, (uint32_t))                       \
+  X(llama_sampler_init_top_k, "", "", llama_sampler*, (int32_t))                       \
+  X(llama_sampler_chain_init, "", "", llama_sampler*, (llama_sampler_chain_params))    \
+  X(llama_sampler_chain_add, "", "", void, (llama_sampler*, llama_sampler*))           \
+  X(llama_get_sampled_logits_ith, "", "", float*, (llama_context*, int32_t))           \
+  X(llama_get_sampled_candidates_ith, "", "", llama_token*, (llama_context*, int32_t)) \
+  X(llama_get_sampled_candidates_count_ith, "", "", uint32_t, (llama_context*, int32_t))
+
 struct Api {
 #define DFLASH_DECLARE(name, itanium, msvc, result, arguments) result(*name) arguments = nullptr;
   DFLASH_LLAMA_FUNCTIONS(DFLASH_DECLARE)
+  DFLASH_DEVICE_SAMPLER_FUNCTIONS(DFLASH_DECLARE)
 #undef DFLASH_DECLARE
 };
 
@@ -113,7 +166,10 @@ using Layouts = std::map<std::string, std::vector<size_t>>;
 /// Throws std::runtime_error that names the struct that differs or every function that is missing.
 void bind_api(void* library, const Layouts& layouts);
 
-/// The table; complete once bind_api() has returned.
+/// The table; complete once bind_api() has returned, but for samplers on devices.
 const Api& api();
+
+/// Whether the functions for samplers on devices are there.
+bool has_device_samplers();
 
 }  // namespace dflash

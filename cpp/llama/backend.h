@@ -28,7 +28,7 @@ inline void check_decode(int code, const char* who) {
   const std::string what =
       std::string("llama_decode of the ") + who + " gave " + std::to_string(code);
   if (code == 1) throw ContextError(what + ": no room left in its memory; raise n_ctx");
-  if (code == 2) throw Cancelled(what + ": aborted by the abort callback");
+  if (code == 2) throw Cancelled(std::string("cancelled in a decode of the ") + who);
   throw BackendError(what + (code == -2   ? ": out of memory"
                              : code == -3 ? ": the computation failed"
                                           : ": invalid batch"));

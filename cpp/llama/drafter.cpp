@@ -43,6 +43,11 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   if (max_width() + 1 > n_inject_) {
     throw std::invalid_argument("the drafter's n_ubatch must hold a whole block");
   }
+  const auto n_cells = static_cast<int32_t>(api().llama_n_ctx(context));
+  n_ctx_ = options_.n_ctx > 0 ? options_.n_ctx : n_cells - (max_width() + 1);
+  if (n_ctx_ < 1 || n_ctx_ > n_cells) {
+    throw std::invalid_argument("the drafter's n_ctx must be in its context, beside a block");
+  }
   // libllama's own default for this architecture is causal.
   api().llama_set_causal_attn(context, options_.causal);
   // The lattice of DFlash2 and the confidences of DSpark come through these rows.
@@ -51,6 +56,19 @@ LlamaDrafter::LlamaDrafter(llama_context* context, DrafterOptions options)
   } else if (options_.has_confidence) {
     api().llama_set_embeddings_nextn(context, true, /*masked=*/true);
   }
+  if (options_.device_top_k && options_.kind != DrafterKind::dflash2) {
+    device_ = DeviceTopK::attach(context, options_.sequence);
+  }
+}
+
+void LlamaDrafter::try_out() {
+  const auto n_cells = static_cast<int32_t>(api().llama_n_ctx(context_));
+  const int32_t n = std::min({n_inject_, n_ctx_, n_cells - (max_width() + 1)});
+  if (n < 1) return;
+  const std::vector<float> rows(static_cast<size_t>(n) * static_cast<size_t>(n_features_), 0.0F);
+  inject(rows.data(), n, 0);
+  decode_block(options_.mask_token, n, max_width() + first_row());
+  trim(0);
 }
 
 int32_t LlamaDrafter::max_width() const {
@@ -91,15 +109,35 @@ void LlamaDrafter::decode(const llama_batch& batch) {
 const float* LlamaDrafter::logits(int32_t i) const {
   // libllama counts negative rows from the end.
   if (i < 0) throw std::invalid_argument("a row of logits is 0 or more");
+  if (device_) throw std::invalid_argument("the drafter's logits stay on its device");
   const float* row = timed(backend_seconds_,
                            [&] { return api().llama_get_logits_ith(context_, first_row() + i); });
   if (row == nullptr) throw std::invalid_argument("the last draft has no such row of logits");
   return row;
 }
 
+void LlamaDrafter::likeliest_of(int32_t i, int32_t k, std::vector<llama_token_data>& out) const {
+  if (device_) {
+    timed(backend_seconds_, [&] { device_->read(first_row() + i, out); });
+    if (out.size() > static_cast<size_t>(k)) out.resize(static_cast<size_t>(k));
+    return;
+  }
+  const float* row = logits(i);
+  out.clear();
+  for (const int32_t id : top_k(row, n_vocab_, std::min(k, n_vocab_))) {
+    out.push_back({id, row[id], 0.0F});
+  }
+}
+
+Likeliest LlamaDrafter::likeliest_of(int32_t i) const {
+  if (!device_) return likeliest(logits(i), n_vocab_);
+  likeliest_of(i, 1, candidates_);
+  return {candidates_.front().id, candidates_.front().p};
+}
+
 void LlamaDrafter::read_rows(int32_t width, Draft& out) const {
   for (int32_t i = 0; i < width; ++i) {
-    const Likeliest best = likeliest(logits(i), n_vocab_);
+    const Likeliest best = likeliest_of(i);
     out.tokens.push_back(best.id);
     if (!options_.has_confidence) out.confidence.push_back(best.probability);
   }
@@ -138,6 +176,12 @@ void LlamaDrafter::trim(int32_t pos) {
   }
 }
 
+void LlamaDrafter::forget(int32_t pos) {
+  if (!api().llama_memory_seq_rm(memory_, options_.sequence, -1, pos)) {
+    throw BackendError("the drafter's memory could not drop its oldest positions");
+  }
+}
+
 std::string LlamaDrafter::save() {
   std::string state(api().llama_state_seq_get_size(context_, options_.sequence), '\0');
   const size_t n = api().llama_state_seq_get_data(
@@ -147,7 +191,7 @@ std::string LlamaDrafter::save() {
   return state;
 }
 
-void LlamaDrafter::load(const std::string& state) {
+void LlamaDrafter::load(std::string_view state) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(state.data());
   if (api().llama_state_seq_set_data(context_, bytes, state.size(), options_.sequence) == 0) {
     throw BackendError("the drafter's state could not be restored: it is of another drafter");

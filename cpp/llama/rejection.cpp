@@ -7,14 +7,13 @@
 
 #include "core/errors.h"
 #include "llama/sampler.h"
-#include "llama/top_k.h"
 
 namespace dflash {
 
 namespace {
 
 // Any q is right: what is less likely for the drafter is not worth the sorting.
-constexpr int32_t kCandidates = 64;
+constexpr int32_t kCandidates = DeviceTopK::kMost;
 
 // Sharper than the drafter's own distribution: a weak drafter's likeliest token is right more often
 // than it says, and a good one's loses little. Any sharpness leaves the answers' distribution.
@@ -56,7 +55,7 @@ float probability(const Candidates& begin, const Candidates& end, Token token) {
 
 bool RejectionSampler::applies(const LlamaDrafter* drafter, llama_sampler* chain) {
   if (drafter == nullptr || drafter->options().kind == DrafterKind::dflash2) return false;
-  if (api().llama_sampler_chain_get(chain, -1) == nullptr) return false;  // no chain
+  if (!is_chain(chain)) return false;
   const int32_t n = api().llama_sampler_chain_n(chain);
   return n > 0 && name_in(chain, n - 1) == "dist";
 }
@@ -66,49 +65,40 @@ RejectionSampler::RejectionSampler(const LlamaVerifier& verifier, const LlamaDra
     : verifier_(verifier),
       drafter_(drafter),
       chain_(chain),
+      shaping_(chain, verifier.n_vocab()),
       n_shaping_(api().llama_sampler_chain_n(chain) - 1) {}
 
+size_t RejectionSampler::n_possible(const std::vector<Token>& drafts) const {
+  return shaping_.n_allowed(drafts, [&](Token token) { return verifier_.is_eog(token); });
+}
+
 void RejectionSampler::redraw(Draft& draft) {
-  const int32_t k = std::min(kCandidates, drafter_.n_vocab());
   for (size_t row = 0; row < draft.tokens.size(); ++row) {
-    const float* logits = drafter_.logits(static_cast<int32_t>(row));
-    candidates_.clear();
-    for (const int32_t id : top_k(logits, drafter_.n_vocab(), k)) {
-      candidates_.push_back({id, logits[id], 0.0F});
-    }
+    drafter_.likeliest_of(static_cast<int32_t>(row), kCandidates, candidates_);
     llama_token_data_array candidates = array_of(candidates_, /*sorted=*/true);
     for (int32_t i = 0; i < n_shaping_; ++i) {
       if (!knows_no_text(name_in(chain_, i))) continue;
       api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, i), &candidates);
     }
     for (size_t i = 0; i < candidates.size; ++i) candidates.data[i].logit *= kSharpness;
-    draft.tokens[row] = draw(candidates);
+    draft.tokens[row] = shaping_.choose(candidates);
     proposals_.push_back({draft.tokens[row], {candidates.data, candidates.data + candidates.size}});
   }
 }
 
 Token RejectionSampler::sample(int32_t row) {
-  const float* logits = verifier_.logits(row);  // llama_sampler_sample asserts that they are there
-  if (row < 0 || static_cast<size_t>(row) >= proposals_.size()) {
-    return api().llama_sampler_sample(chain_, verifier_.context(), row);
-  }
-  candidates_.resize(static_cast<size_t>(verifier_.n_vocab()));
-  for (int32_t id = 0; id < verifier_.n_vocab(); ++id) {
-    candidates_[static_cast<size_t>(id)] = {id, logits[id], 0.0F};
-  }
-  llama_token_data_array candidates = array_of(candidates_, /*sorted=*/false);
-  for (int32_t i = 0; i < n_shaping_; ++i) {
-    api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, i), &candidates);
-  }
+  llama_token_data_array candidates = shaping_.shape(verifier_.logits(row));
   if (candidates.size == 0) throw BackendError("the sampler chain left no token to choose from");
-  normalize(candidates);
-  const Token token = verify(candidates, proposals_[static_cast<size_t>(row)]);
+  const bool proposed = row >= 0 && static_cast<size_t>(row) < proposals_.size();
+  const Token token = proposed ? verify(candidates, proposals_[static_cast<size_t>(row)])
+                               : shaping_.choose(candidates);
   api().llama_sampler_accept(chain_, token);
   return token;
 }
 
 Token RejectionSampler::verify(llama_token_data_array& p, const Proposal& proposal) const {
   const auto& q = proposal.q;
+  normalize(p);
   const double chance = static_cast<double>(probability(p.data, p.data + p.size, proposal.token)) /
                         probability(q.begin(), q.end(), proposal.token);
   if (happens(chance)) return proposal.token;
@@ -120,24 +110,16 @@ Token RejectionSampler::verify(llama_token_data_array& p, const Proposal& propos
   // None is left where p and q are the same but for rounding: then a draw from p is one from q.
   if (n_left > 0) p.size = n_left;
   p.sorted = false;
-  return draw(p);
+  return shaping_.choose(p);
 }
 
 // The chain's own generator draws, so that the caller's seed decides.
-Token RejectionSampler::draw(llama_token_data_array& candidates) const {
-  api().llama_sampler_apply(api().llama_sampler_chain_get(chain_, n_shaping_), &candidates);
-  if (candidates.selected < 0 || candidates.selected >= static_cast<int64_t>(candidates.size)) {
-    throw BackendError("the sampler chain chose no token");
-  }
-  return candidates.data[candidates.selected].id;
-}
-
 bool RejectionSampler::happens(double chance) const {
   if (chance >= 1) return true;
   std::array<llama_token_data, 2> outcomes = {{{1, static_cast<float>(std::log(chance)), 0.0F},
                                                {0, static_cast<float>(std::log1p(-chance)), 0.0F}}};
   llama_token_data_array candidates = {outcomes.data(), outcomes.size(), -1, false};
-  return draw(candidates) == 1;
+  return shaping_.choose(candidates) == 1;
 }
 
 }  // namespace dflash

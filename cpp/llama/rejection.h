@@ -4,6 +4,7 @@
 
 #include "core/models.h"
 #include "llama/drafter.h"
+#include "llama/shaping.h"
 #include "llama/verifier.h"
 
 namespace dflash {
@@ -25,6 +26,7 @@ class RejectionSampler : public Sampler {
                    llama_sampler* chain);
 
   void redraw(Draft& draft) override;
+  size_t n_possible(const std::vector<Token>& drafts) const override;
   Token sample(int32_t row) override;
 
  private:
@@ -34,12 +36,12 @@ class RejectionSampler : public Sampler {
   };
 
   Token verify(llama_token_data_array& p, const Proposal& proposal) const;
-  Token draw(llama_token_data_array& candidates) const;
   bool happens(double chance) const;
 
   const LlamaVerifier& verifier_;
   const LlamaDrafter& drafter_;
   llama_sampler* chain_;
+  Shaping shaping_;
   int32_t n_shaping_;  ///< samplers of the chain before the one that draws
   std::vector<Proposal> proposals_;
   std::vector<llama_token_data> candidates_;

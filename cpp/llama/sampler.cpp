@@ -20,19 +20,14 @@ int32_t argmax(const float* values, int32_t n) {
   return found == values + n ? 0 : static_cast<int32_t>(found - values);
 }
 
-std::string_view name_in(llama_sampler* chain, int32_t i) {
-  return api().llama_sampler_name(api().llama_sampler_chain_get(chain, i));
-}
-
 namespace {
 
-// Samplers whose settings change nothing have names that begin with a question mark.
 bool is_greedy(llama_sampler* chain) {
-  if (api().llama_sampler_chain_get(chain, -1) == nullptr) return false;  // no chain
+  if (!is_chain(chain)) return false;
   const int32_t last = api().llama_sampler_chain_n(chain) - 1;
   if (last < 0 || name_in(chain, last) != "greedy") return false;
   for (int32_t i = 0; i < last; ++i) {
-    if (name_in(chain, i).substr(0, 1) != "?") return false;
+    if (is_active(chain, i)) return false;
   }
   return true;
 }
@@ -40,14 +35,28 @@ bool is_greedy(llama_sampler* chain) {
 }  // namespace
 
 ChainSampler::ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain)
-    : verifier_(verifier), chain_(chain), greedy_(is_greedy(chain)) {}
+    : verifier_(verifier),
+      chain_(chain),
+      shaping_(chain, verifier.n_vocab()),
+      greedy_(is_greedy(chain)) {}
+
+size_t ChainSampler::n_possible(const std::vector<Token>& drafts) const {
+  return shaping_.n_allowed(drafts, [&](Token token) { return verifier_.is_eog(token); });
+}
 
 Token ChainSampler::sample(int32_t row) {
   const float* logits = verifier_.logits(row);  // llama_sampler_sample asserts that they are there
-  if (!greedy_) return api().llama_sampler_sample(chain_, verifier_.context(), row);
-  const Token token = argmax(logits, verifier_.n_vocab());  // without its copy of the row
+  if (!greedy_ && !shaping_.has_grammar()) {
+    return api().llama_sampler_sample(chain_, verifier_.context(), row);
+  }
+  const Token token = greedy_ ? argmax(logits, verifier_.n_vocab()) : choose(logits);
   api().llama_sampler_accept(chain_, token);
   return token;
+}
+
+Token ChainSampler::choose(const float* logits) {
+  llama_token_data_array candidates = shaping_.shape(logits);
+  return shaping_.choose(candidates);
 }
 
 }  // namespace dflash

@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string_view>
 
 #include "core/models.h"
+#include "llama/shaping.h"
 #include "llama/verifier.h"
 
 namespace dflash {
 
 /// Index of the largest of n values, the first of equals, as llama.cpp's greedy sampler.
 int32_t argmax(const float* values, int32_t n);
-
-/// The name of the i-th sampler of a chain.
-std::string_view name_in(llama_sampler* chain, int32_t i);
 
 /// Takes the most likely token.
 class GreedySampler : public Sampler {
@@ -30,11 +27,15 @@ class ChainSampler : public Sampler {
  public:
   ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain);
 
+  size_t n_possible(const std::vector<Token>& drafts) const override;
   Token sample(int32_t row) override;
 
  private:
+  Token choose(const float* logits);
+
   const LlamaVerifier& verifier_;
   llama_sampler* chain_;
+  Shaping shaping_;
   bool greedy_;  ///< it takes the most likely token, whatever came before
 };
 

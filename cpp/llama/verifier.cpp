@@ -25,7 +25,8 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
   vocab_ = api().llama_model_get_vocab(model);
   n_ctx_ = static_cast<int32_t>(api().llama_n_ctx(context));
   n_batch_ = static_cast<int32_t>(api().llama_n_batch(context));
-  has_snapshots_ = api().llama_n_rs_seq(context) > 0;
+  n_snapshots_ = static_cast<int32_t>(api().llama_n_rs_seq(context));
+  has_snapshots_ = n_snapshots_ > 0;
   recurrent_ =
       has_snapshots_ || api().llama_model_is_recurrent(model) || api().llama_model_is_hybrid(model);
   n_embd_ = api().llama_model_n_embd(model);
@@ -40,8 +41,17 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
       throw std::invalid_argument("feature layer " + std::to_string(layer) +
                                   " is not among the verifier's " + std::to_string(n_layer));
     }
-    api().llama_set_embeddings_layer_inp(context, static_cast<uint32_t>(layer), true);
   }
+  tap(true);
+}
+
+// libllama reserves its graphs anew after each of these calls, switched or not.
+void LlamaVerifier::tap(bool on) {
+  if (tapped_ == on) return;
+  for (const int32_t layer : options_.feature_layers) {
+    api().llama_set_embeddings_layer_inp(context_, static_cast<uint32_t>(layer), on);
+  }
+  tapped_ = on;
 }
 
 void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) {
@@ -62,7 +72,7 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   });
   if (code != 0) failed(code);
   check_decode(code, "verifier");
-  n_decoded_ = n;
+  n_decoded_ = tapped_ ? n : 0;
   oldest_snapshot_ = pos;
 }
 
@@ -78,7 +88,7 @@ void LlamaVerifier::check_tokens(const Token* tokens, int32_t n) const {
 
 void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
   if (first < 0 || first + n > n_decoded_) {
-    throw std::logic_error("features of rows that the last decode did not have");
+    throw std::logic_error("features of rows that the last decode did not give");
   }
   const auto width = static_cast<size_t>(n_embd_);
   const auto stride = static_cast<size_t>(n_features());
@@ -115,12 +125,13 @@ void LlamaVerifier::failed(int code) {
 }
 
 // libllama knows how many snapshots there are, not which the last decode wrote: the others are
-// of another text. None is older than the first row of that decode, and going back serves once.
+// of another text. None is older than the first row of that decode, and going back serves once. Of
+// a decode with more rows than that, only the last ones have theirs.
 bool LlamaVerifier::can_trim(int32_t pos) const {
   if (pos == 0 || !recurrent_) return true;
   if (undefined_) return false;
-  if (has_snapshots_ && pos > oldest_snapshot_) return true;
-  return pos > api().llama_memory_seq_pos_max(memory_, options_.sequence);  // nothing to drop
+  const int32_t n_dropped = api().llama_memory_seq_pos_max(memory_, options_.sequence) + 1 - pos;
+  return n_dropped <= 0 || (pos > oldest_snapshot_ && n_dropped <= n_snapshots_);
 }
 
 bool LlamaVerifier::trim(int32_t pos) {

@@ -31,6 +31,7 @@ class LlamaVerifier : public Verifier {
     return static_cast<int32_t>(options_.feature_layers.size()) * n_embd_;
   }
 
+  void tap(bool on) override;
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   bool trim(int32_t pos) override;
@@ -63,10 +64,12 @@ class LlamaVerifier : public Verifier {
   int32_t n_batch_;
   int32_t n_embd_;
   int32_t n_vocab_;
-  int32_t n_decoded_ = 0;   // rows of features at hand
-  bool recurrent_;          // a part of the memory is a state, which is overwritten in place
-  bool has_snapshots_;      // and it drops rows by going back to a snapshot of that state
-  bool undefined_ = false;  // a decode broke off in such a memory
+  bool tapped_ = false;
+  int32_t n_decoded_ = 0;  // rows of features at hand
+  bool recurrent_;         // a part of the memory is a state, which is overwritten in place
+  bool has_snapshots_;     // and it drops rows by going back to a snapshot of that state
+  int32_t n_snapshots_;
+  bool undefined_ = false;                 // a decode broke off in such a memory
   int32_t oldest_snapshot_ = kNoSnapshot;  // position whose token is the last it knows
   void* stop_flag_ = nullptr;
   double backend_seconds_ = 0;

@@ -82,13 +82,14 @@ def _plain_tokens(plain: llama_cpp.Llama, context: list[int]) -> list[float]:
 
 def _step_seconds(llm: Llama, session: Any, context: list[int], width: int) -> tuple[float, float]:
     """(verify, draft) of one step that is discarded."""
-    llm.width = width
+    # Never 0: the features of the context are there for the other widths.
+    llm.width = max(1, width)
     # Where a memory cannot take single tokens back, discarding the last step took everything.
     if not session.anchored or session.n_past != len(context):
         session.sync(context)
         session.step()
     before = session.total_stats
-    session.propose()
+    session.propose([] if width == 0 else None)
     after = session.total_stats
     session.discard()
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 
 # name: (module with main(argv) -> int, help line)
 COMMANDS = {
@@ -22,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage())
         return 0
     if name == "--version":
+        from importlib.metadata import version  # it takes longer than all the rest
+
         print(f"dflash-local {version('dflash-local')}")
         return 0
     if name not in COMMANDS:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from dflash_local import Llama
 from dflash_local.cli.conversation import Conversation
+from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
 from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Run the subcommand; returns the exit status."""
     options = parse(argv)
     screen = open_screen()
-    text: str | None = None
+    text: str | None = ""  # None: a conversation
     try:
         text = _one_shot_text(options)
         if text is not None and not text.strip():
@@ -36,22 +37,27 @@ def main(argv: list[str]) -> int:
         with _warnings_as_notices(screen):
             return _chat(options, text, screen)
     except KeyboardInterrupt:
-        return 0 if text is None else 130
+        return 0 if text is None else INTERRUPTED
     except BrokenPipeError:  # whoever read our output has left; Python must not flush it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DFlashError, OSError, RuntimeError, ValueError) as error:
         print(f"dflash-local chat: {error}", file=sys.stderr)
         return 1
+    finally:
+        if text is None:
+            interrupts.forget()  # it is one way to leave a conversation
 
 
 def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
-    verifier, drafter = find_pair(options)
-    if drafter is None and not options.plain:
-        screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
-    if text is None:
-        screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
-    with contextlib.closing(load(options, (verifier, drafter))) as llm:
+    with interrupts.held():
+        verifier, drafter = find_pair(options)
+        if drafter is None and not options.plain:
+            screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
+        if text is None:
+            screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
+        llm = load(options, (verifier, drafter))
+    with contextlib.closing(llm):
         setup = Setup(verifier, drafter, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)
@@ -82,12 +88,13 @@ class ChatSession:
         return 0
 
     def turn(self, text: str) -> int:
-        """One question and its answer; returns 130 if Ctrl-C stopped it, else 0."""
+        """One question and its answer; returns the exit status, 130 if Ctrl-C stopped it."""
         n_dropped = self._conversation.add(text)
         if n_dropped:
             self._screen.notice(f"the context is full: forgot the oldest {n_dropped} turn(s)")
         try:
-            answer = self._conversation.answer(self._screen.piece)
+            with interrupts.stopping(self._llm.cancel):
+                answer = self._conversation.answer(self._show)
         finally:
             self._screen.end_answer()
         facts = report(answer, self._llm.stats.last, self._setup)
@@ -96,13 +103,20 @@ class ChatSession:
             write_json(self._stats_json, facts)
         if answer.finish_reason == "context":
             self._screen.notice("the answer was cut: the context is full (see --n-ctx)")
-        return 130 if answer.finish_reason == "interrupted" else 0
+        return INTERRUPTED if answer.finish_reason == "interrupted" else 0
+
+    def _show(self, piece: str) -> None:
+        interrupts.check()
+        self._screen.piece(piece)
 
     def _try_turn(self, text: str) -> None:
         try:
             self.turn(text)
+        except KeyboardInterrupt:  # a moment before the answer, or after it
+            self._screen.notice("interrupted")
         except (DFlashError, RuntimeError, ValueError) as error:
             self._screen.notice(str(error))
+        interrupts.forget()
 
     def _next_line(self) -> str | None:
         try:

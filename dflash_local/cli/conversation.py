@@ -10,7 +10,7 @@ from typing import Any
 import llama_cpp
 
 from dflash_local.cli.options import ChatOptions
-from dflash_local.errors import ContextError
+from dflash_local.errors import Cancelled, ContextError
 
 Message = dict[str, str]
 
@@ -61,6 +61,8 @@ class Conversation:
         Raises:
             ContextError: this turn alone does not fit; the conversation stays as it was.
         """
+        if self._turns and self._turns[-1]["role"] == "user":
+            self._turns.pop()  # an interrupt came before its answer began
         before = list(self._turns)
         self._turns.append(_message("user", text))
         try:
@@ -75,7 +77,7 @@ class Conversation:
         start = time.perf_counter()
         try:
             self._stream(answer, show, start)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Cancelled):
             answer.finish_reason = "interrupted"
         finally:
             answer.seconds = time.perf_counter() - start

@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import _core
+from dflash_local._api import _core
 from dflash_local.drafter import address
 from dflash_local.errors import BackendError, ModelError
 from dflash_local.gguf_header import GGUFHeader

@@ -11,7 +11,7 @@ from typing import Any
 
 import llama_cpp
 
-from dflash_local import _core
+from dflash_local._api import _core
 from dflash_local.drafter import address
 from dflash_local.errors import BackendError
 from dflash_local.llama_log import captured_log

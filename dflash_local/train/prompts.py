@@ -10,9 +10,8 @@ from typing import Any
 
 import llama_cpp
 
-from dflash_local.detokenizer import Tokenizer
 from dflash_local.errors import DFlashError
-from dflash_local.llama_log import captured_log
+from dflash_local.llama import Llama
 from dflash_local.rendering import Message, chat_tokens, text_tokens
 
 from .conversations import Conversation
@@ -32,9 +31,8 @@ class Template:
 
     def __init__(self, verifier: Path, thinking: bool | None = None) -> None:
         self._thinking = thinking
-        with captured_log():  # it warns of a context that nobody uses
-            self.llm = llama_cpp.Llama(str(verifier), vocab_only=True, verbose=False)
-        self._reader = Tokenizer(self.llm)
+        self.llm = Llama(verifier, vocab_only=True)
+        self._reader = self.llm.tokenizer()
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens up to where the assistant begins."""

@@ -1,5 +1,6 @@
 #include "fakes.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "checks.h"
@@ -8,8 +9,9 @@ namespace dflash::fakes {
 
 namespace {
 
-int32_t size_of(const std::vector<Token>& tokens) {
-  return static_cast<int32_t>(tokens.size());
+template <class T>
+int32_t size_of(const std::vector<T>& items) {
+  return static_cast<int32_t>(items.size());
 }
 
 constexpr Token kNoLogits = -1;
@@ -88,6 +90,7 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
   CHECK(rows == Rows::last || n <= size_.max_rows);
   CHECK_EQUAL(pos, size_of(memory_));
   best_.clear();
+  has_features_ = tapped;
   const bool fails = calls_.next();
   if (while_decoding) while_decoding();
   const bool aborted = size_.aborts && stop_->requested();
@@ -107,7 +110,9 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
 
 void FakeVerifier::features(int32_t first, int32_t n, float* out) {
   const bool fails = calls_.next();
+  CHECK(has_features_);  // libllama ends the process
   CHECK(first >= 0 && first + n <= size_of(best_));
+  n_gathered += n;
   for (int32_t i = 0; i < n; ++i) {
     const int32_t pos = first_row_ + first + i;
     if (fails && i >= n / 2) Calls::fail_now();
@@ -155,7 +160,9 @@ Token FakeVerifier::best(int32_t row) const {
 void FakeDrafter::inject(const float* features, int32_t n, int32_t pos) {
   const bool fails = calls_.next();
   CHECK(n >= 1 && n <= max_inject());
-  CHECK_EQUAL(static_cast<size_t>(pos), memory_.size());
+  CHECK(memory_.empty() || memory_.back().pos + 1 == pos);
+  CHECK(size_of(memory_) + n <= n_ctx());
+  n_injected += n;
   for (int32_t i = 0; i < n; ++i, features += FakeVerifier::kFeatures) {
     if (fails && i >= (n + 1) / 2) break;
     CHECK_EQUAL(features[1], static_cast<float>(pos + i));
@@ -168,7 +175,7 @@ void FakeDrafter::inject(const float* features, int32_t n, int32_t pos) {
 void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
   const bool fails = calls_.next();
   CHECK(width >= 1 && width <= max_width());
-  CHECK_EQUAL(memory_.size(), static_cast<size_t>(pos));  // all features before the anchor
+  CHECK(memory_.empty() || memory_.back().pos + 1 == pos);  // all features before the anchor
   ++n_drafts;
   widths.push_back(width);
   out.clear();
@@ -189,7 +196,15 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
 void FakeDrafter::trim(int32_t pos) {
   const bool fails = calls_.next(Calls::Kind::trim);
   CHECK(pos >= 0);
-  if (static_cast<size_t>(pos) < memory_.size()) memory_.resize(static_cast<size_t>(pos));
+  while (!memory_.empty() && memory_.back().pos >= pos) memory_.pop_back();
+  if (fails) Calls::fail_now();
+}
+
+void FakeDrafter::forget(int32_t pos) {
+  const bool fails = calls_.next(Calls::Kind::trim);
+  CHECK(pos >= 0);
+  const auto old = [&](const Row& row) { return row.pos < pos; };
+  memory_.erase(memory_.begin(), std::find_if_not(memory_.begin(), memory_.end(), old));
   if (fails) Calls::fail_now();
 }
 
@@ -198,7 +213,7 @@ std::string FakeDrafter::save() {
   return {reinterpret_cast<const char*>(memory_.data()), memory_.size() * sizeof(Row)};
 }
 
-void FakeDrafter::load(const std::string& state) {
+void FakeDrafter::load(std::string_view state) {
   const bool fails = calls_.next();
   memory_.clear();
   if (state.size() % sizeof(Row) != 0) throw std::runtime_error("not a state of this drafter");

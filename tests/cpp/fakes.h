@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -95,6 +97,7 @@ class FakeVerifier : public Verifier {
   int32_t max_rows() const override { return size_.max_rows; }
   int32_t n_vocab() const override { return Law::kVocab; }
   int32_t n_features() const override { return kFeatures; }
+  void tap(bool on) override { tapped = on; }
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   bool trim(int32_t pos) override;
@@ -109,6 +112,8 @@ class FakeVerifier : public Verifier {
   /// Puts tokens there behind the session's back.
   void write(const std::vector<Token>& tokens);
 
+  bool tapped = true;                    ///< decodes give features
+  int32_t n_gathered = 0;                ///< rows of features that were asked for
   int32_t n_decoded = 0;                 ///< tokens decoded so far
   std::vector<int32_t> decodes;          ///< sizes of all decodes
   std::function<void()> while_decoding;  ///< something that happens meanwhile
@@ -125,6 +130,7 @@ class FakeVerifier : public Verifier {
   int32_t first_row_ = 0;         // position of the last decode
   bool dropped_ = true;           // since the last decode
   const Stop* stop_ = nullptr;
+  bool has_features_ = false;  // of the last decode
 };
 
 class FakeDrafter : public Drafter {
@@ -143,16 +149,20 @@ class FakeDrafter : public Drafter {
   int32_t n_features() const override { return n_features_wanted; }
   int32_t max_width() const override { return block_size_ - 1; }
   int32_t max_inject() const override { return max_inject_wanted; }
+  int32_t n_ctx() const override { return n_ctx_wanted; }
   void inject(const float* features, int32_t n, int32_t pos) override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
+  void forget(int32_t pos) override;
   std::string save() override;
-  void load(const std::string& state) override;
+  void load(std::string_view state) override;
 
   const std::vector<Row>& memory() const { return memory_; }
 
   int32_t n_features_wanted = FakeVerifier::kFeatures;
   int32_t max_inject_wanted = 5;
+  int32_t n_ctx_wanted = 4096;
+  int32_t n_injected = 0;       ///< rows taken in so far
   int32_t n_drafts = 0;         ///< calls of draft()
   std::vector<int32_t> widths;  ///< what they were asked for
 
@@ -169,12 +179,16 @@ class FakeSampler : public Sampler {
  public:
   FakeSampler(const FakeVerifier& verifier, Calls& calls, int32_t noise = 0)
       : verifier_(verifier), calls_(calls), noise_(noise) {}
+  size_t n_possible(const std::vector<Token>& drafts) const override {
+    return std::min(drafts.size(), most_possible);
+  }
   Token sample(int32_t row) override;
 
   /// The n-th token sampled, where `best` is the most likely one.
   static Token choose(Token best, int32_t n, int32_t noise);
 
   std::vector<Token> sampled;
+  size_t most_possible = std::numeric_limits<size_t>::max();  ///< drafts that it does not forbid
 
  private:
   const FakeVerifier& verifier_;

@@ -41,6 +41,8 @@ struct RigOptions {
   int32_t width = SessionOptions::kWidest;
   int32_t noise = 0;
   bool has_drafter = true;
+  int32_t drafter_ctx = 4096;      ///< positions that the drafter has room for
+  int32_t most_waiting = 1 << 20;  ///< rows of features that may wait
 };
 
 /// A session over fakes.
@@ -49,8 +51,13 @@ struct Rig {
       : verifier(law, calls, options.verifier),
         drafter(law, calls, options.block_size, options.right),
         sampler(verifier, calls, options.noise),
-        session(verifier, options.has_drafter ? &drafter : nullptr, {options.width}),
-        n_ctx(options.verifier.n_ctx) {}
+        session(verifier, options.has_drafter ? &drafter : nullptr,
+                {options.width, static_cast<size_t>(options.most_waiting) *
+                                    FakeVerifier::kFeatures * sizeof(float)}),
+        n_ctx(options.verifier.n_ctx),
+        has_drafter(options.has_drafter) {
+    drafter.n_ctx_wanted = options.drafter_ctx;
+  }
 
   /// Transcript, verifier and drafter agree.
   void check_agreement() const {
@@ -63,14 +70,27 @@ struct Rig {
     // A memory that goes back once keeps rejected drafts until the next decode.
     if (verifier.trims_once() && held.size() > n_past) held.resize(n_past);
     CHECK_EQUAL(held, Tokens(begin, begin + static_cast<std::ptrdiff_t>(n_past)));
-    CHECK_EQUAL(drafter.memory().size(), static_cast<size_t>(session.n_injected()));
+    CHECK(session.n_forgotten() <= session.n_injected() || !has_drafter);
     CHECK(session.n_injected() <= session.n_features());
     CHECK(session.n_features() <= session.n_past());
+    check_drafter();
+  }
+
+  /// The drafter's memory holds the features of the positions that the session says.
+  void check_drafter() const {
+    if (!has_drafter) return;
+    const auto first = static_cast<size_t>(session.n_forgotten());
+    const auto end = static_cast<size_t>(session.n_injected());
+    CHECK_EQUAL(drafter.memory().size(), end - first);
+    CHECK(static_cast<int32_t>(drafter.memory().size()) <= drafter.n_ctx());
     uint32_t hash = Law::kNothing;
-    for (size_t pos = 0; pos < std::min(drafter.memory().size(), tokens.size()); ++pos) {
-      hash = Law::after(hash, tokens[pos]);
-      CHECK_EQUAL(drafter.memory()[pos].token, tokens[pos]);
-      CHECK_EQUAL(drafter.memory()[pos].hash, hash);
+    for (size_t pos = 0; pos < std::min(end, session.tokens().size()); ++pos) {
+      hash = Law::after(hash, session.tokens()[pos]);
+      if (pos < first || pos - first >= drafter.memory().size()) continue;
+      const FakeDrafter::Row& row = drafter.memory()[pos - first];
+      CHECK_EQUAL(row.pos, static_cast<int32_t>(pos));
+      CHECK_EQUAL(row.token, session.tokens()[pos]);
+      CHECK_EQUAL(row.hash, hash);
     }
   }
 
@@ -98,6 +118,7 @@ struct Rig {
   FakeSampler sampler;
   Session session;
   int32_t n_ctx;
+  bool has_drafter;
   std::string saved;  ///< a drafter's state that a test keeps
 };
 

@@ -83,12 +83,12 @@ void insist(Rig& rig, const Op& op, bool repaired_at_once) {
 }
 
 /// Lets the k-th call fail and the n - 1 after it, for every k there is.
-void fail_everywhere(int32_t n, How how) {
-  Rig undisturbed(options_of(Memory::any_part));
+void fail_everywhere(int32_t n, How how, const RigOptions& options) {
+  Rig undisturbed(options);
   for (const Op& op : conversation()) op.run(undisturbed);
   int32_t k = 1;
   for (;; ++k) {
-    Rig rig(options_of(Memory::any_part));
+    Rig rig(options);
     rig.calls.fail(k, how, n);
     for (const Op& op : conversation()) {
       // A failure that goes on hits the repair too.
@@ -105,14 +105,24 @@ void fail_everywhere(int32_t n, How how) {
 }  // namespace
 
 TEST(a_failure_of_any_one_call_changes_nothing) {
-  fail_everywhere(1, How::before);
-  fail_everywhere(1, How::halfway);
+  fail_everywhere(1, How::before, options_of(Memory::any_part));
+  fail_everywhere(1, How::halfway, options_of(Memory::any_part));
 }
 
 TEST(a_failure_that_lasts_while_it_is_repaired_changes_nothing) {
   for (int32_t n = 2; n <= 5; ++n) {
-    fail_everywhere(n, How::before);
-    fail_everywhere(n, How::halfway);
+    fail_everywhere(n, How::before, options_of(Memory::any_part));
+    fail_everywhere(n, How::halfway, options_of(Memory::any_part));
+  }
+}
+
+TEST(a_failure_while_the_oldest_features_are_dropped_changes_nothing) {
+  RigOptions options = options_of(Memory::any_part);
+  options.drafter_ctx = 8;
+  options.most_waiting = 3;
+  for (int32_t n = 1; n <= 5; ++n) {
+    fail_everywhere(n, How::before, options);
+    fail_everywhere(n, How::halfway, options);
   }
 }
 
@@ -207,7 +217,7 @@ TEST(rejected_drafts_that_cannot_be_dropped_are_an_error_and_the_next_prompt_wor
   rig.check_agreement();
   CHECK(rig.session.tokens().empty());
   CHECK_EQUAL(rig.session.total_stats().n_steps, 0);
-  rig.session.set_options({0});
+  rig.session.set_width(0);
   rig.session.sync(prompt(12));
   const Tokens text = rig.answer(20);
   CHECK_EQUAL(text, rig.expected(prompt(12), text.size()));

@@ -277,7 +277,7 @@ TEST(a_width_may_change_between_steps) {
   rig.session.sync(prompt(7));
   Tokens text;
   for (int32_t i = 0; i < 60; ++i) {
-    rig.session.set_options({i % 8 == 0 ? SessionOptions::kWidest : i % 8 - 1});
+    rig.session.set_width(i % 8 == 0 ? SessionOptions::kWidest : i % 8 - 1);
     const StepResult result = rig.session.step(rig.sampler);
     if (i > 0) {
       CHECK_EQUAL(result.n_drafted, i % 8 == 0 ? 5 : std::min(i % 8 - 1, 5));

@@ -59,7 +59,7 @@ class Player {
       case 4:
         return save_and_load();
       case 5:
-        session.set_options({below(8) - 1});
+        session.set_width(below(8) - 1);
         return;
       case 6:
       case 7:
@@ -154,6 +154,8 @@ RigOptions options_of(uint32_t seed) {
   options.verifier.max_rows = 1 + static_cast<int32_t>(seed % 6);
   options.block_size = 2 + static_cast<int32_t>(seed % 7);
   options.right = right::some(75, seed);
+  if (seed % 2 == 0) options.drafter_ctx = 1 + static_cast<int32_t>(seed % 31);
+  if (seed % 3 == 0) options.most_waiting = 1 + static_cast<int32_t>(seed % 11);
   return options;
 }
 

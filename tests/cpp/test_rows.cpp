@@ -91,6 +91,28 @@ TEST(propose_takes_the_callers_draft_and_limit) {
   rig.check_agreement();
 }
 
+TEST(what_the_sampler_cannot_sample_is_not_verified) {
+  for (size_t possible = 0; possible <= 6; ++possible) {
+    RigOptions options;
+    options.right = right::all;
+    Rig rig(options);
+    start(rig);
+    rig.sampler.most_possible = possible;
+    const auto n = static_cast<int32_t>(std::min<size_t>(possible, 5));
+    const StepResult drafted = rig.session.step(rig.sampler);
+    CHECK_EQUAL(drafted.n_drafted, n);
+    CHECK_EQUAL(drafted.tokens.size(), static_cast<size_t>(n) + 1);
+    CHECK_EQUAL(rig.verifier.decodes.back(), n + 1);
+    const StepResult given = rig.session.step(rig.sampler, {}, Tokens{3, 4, 5, 6, 7});
+    CHECK_EQUAL(given.n_drafted, n);
+    CHECK_EQUAL(rig.session.propose(Tokens{3, 4}, {}, &rig.sampler).tokens.size(),
+                std::min<size_t>(possible, 2));
+    rig.session.discard();
+    rig.check_agreement();
+    CHECK_EQUAL(rig.session.tokens(), joined(prompt(12), rig.sampler.sampled));
+  }
+}
+
 TEST(commit_refuses_what_is_no_prefix_and_can_be_called_again) {
   Rig rig;
   start(rig);

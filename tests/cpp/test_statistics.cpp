@@ -23,7 +23,7 @@ TEST(statistics_add_up) {
   Stats expected;
   Tokens text;
   for (int32_t i = 0; i < 80; ++i) {
-    if (i % 9 == 8) rig.session.set_options({i % 4});
+    if (i % 9 == 8) rig.session.set_width(i % 4);
     const StepResult result = rig.session.step(rig.sampler);
     text = joined(text, result.tokens);
     if (i == 0) continue;
