@@ -10,7 +10,6 @@ import threading
 import psutil
 from waiting import PATIENCE, wait_until
 
-
 # A test run in the background may ignore interrupts, and what it starts would as well.
 _RELAY = """\
 import os, pty, signal, sys
