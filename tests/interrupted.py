@@ -30,5 +30,6 @@ def interrupt_at(moment: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run may ignore it
     interrupt_at(sys.argv.pop(1))
     program()

@@ -10,14 +10,20 @@ import threading
 import psutil
 from waiting import PATIENCE, wait_until
 
+# A test run in the background may ignore interrupts, and what it starts would as well.
+_RELAY = """\
+import os, pty, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
+"""
+
 
 class Terminal:
     """A program on a pseudo-terminal, fed and read like one a person sits at."""
 
     def __init__(self, *command: str) -> None:
-        relay = "import pty, sys, os; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", relay, *command],
+            [sys.executable, "-c", _RELAY, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
