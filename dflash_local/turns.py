@@ -90,6 +90,7 @@ class Turns:
                 if turn is not None:
                     self._answer_thread = _thread.number
                 self._enter()
+                self._check(turn)  # a signal handler may have closed before it was inside
             yield
         except RuntimeError as error:
             if "un-acquired lock" in str(error):  # Ctrl-C came into the middle of a wait for it
@@ -161,9 +162,10 @@ class Turns:
         n_holds = self._holds[me]
         try:
             with self._lock:
-                if not self._is_inside(me):
+                was_inside = self._is_inside(me)
+                self._holds[me] += 1  # before the check: a signal handler may close in between
+                if not was_inside:
                     self._check(None)
-                self._holds[me] += 1
             yield
         finally:
             if self._holds[me] > n_holds:
