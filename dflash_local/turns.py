@@ -105,11 +105,6 @@ class Turns:
             finally:
                 self._leave_to(me, depth)  # again: Ctrl-C may have come into the first
 
-    @property
-    def outermost(self) -> bool:
-        """Whether the caller is inside by one call only, not by another one in it."""
-        return self._depth == 1
-
     def check_cancelled(self) -> None:
         """Raises ``Cancelled`` where what is at work was cancelled; called inside."""
         if self.current.cancelled:
