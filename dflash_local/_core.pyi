@@ -101,17 +101,25 @@ class Draft:
 class Stats:
     """Counts and seconds of the loop.
 
+    Tokens, and the drafts that were accepted among them, count when they are handed out. An answer
+    may end inside a block, at a stop string, at a limit or where its generator is given up: what
+    the block holds past that place is not counted. Work counts whole: steps, drafts verified and
+    seconds. So an answer's ``n_tokens`` is its ``usage``, and one more where it ended with an
+    end-of-generation token, which is handed out too.
+
     Attributes:
         n_prompt: prompt tokens decoded; reused ones are not counted.
-        n_tokens: tokens emitted, the first of an answer included.
+        n_tokens: tokens handed out, the first of an answer included. A step that is taken row by
+            row counts when ``commit`` ends it.
         n_steps: verify steps, those without a draft included.
         n_blocks: verify steps that had a draft.
-        n_drafted: drafts verified.
-        n_accepted: drafts accepted.
-        accepted_per_position: [k] is the number of blocks with at least k + 1 accepted drafts.
+        n_drafted: drafts verified, those behind an answer's end included.
+        n_accepted: drafts that were accepted and handed out.
+        accepted_per_position: [k] is the number of blocks of which at least k + 1 drafts were.
         drafted_per_width: [b] is the number of steps for which b tokens were drafted.
         verified_per_width: [w] is the number of steps in which w of them were verified.
-        acceptance_length: tokens emitted per verify step, correction or bonus included.
+        acceptance_length: tokens handed out per verify step, correction or bonus included; the
+            first token of an answer comes from its prompt and is of no step.
         acceptance_rate: accepted over drafted; comparable at one width only.
         seconds_prefill: verifier, reading prompts.
         seconds_inject: features from verifier to drafter.
@@ -378,6 +386,16 @@ class Session:
 
     def anchor(self, token: int) -> None:
         """Makes ``token``, sampled from the logits that a read left behind, the anchor."""
+
+    def withhold(self, n: int) -> None:
+        """Of the tokens that the last step emitted the last ``n`` are not handed out, or not yet.
+
+        Statistics leave them out. For callers that hand tokens out one by one, and may be stopped
+        in between; without a word all that a step emitted counts.
+
+        Raises:
+            ValueError: the last step emitted fewer.
+        """
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""

@@ -54,11 +54,13 @@ def by_step(
     """
     sent: Sequence[int] | None = None
     before: int | None = None
+    n_left = 0  # of the step's tokens, those that are not handed out
     try:
         while True:
             with llm._alone(turn):
                 rejection = llm.sampling == "rejection"
                 tokens = session.step(sampler, draft=sent, rejection=rejection).tokens
+                n_left = len(tokens)
             for row, token in enumerate(tokens):
                 with llm._alone(turn):
                     if before is not None:
@@ -68,11 +70,15 @@ def by_step(
                         llm._input_ids, session.logits(index)
                     ):
                         return
+                    n_left -= 1
+                    if len(tokens) > 1:
+                        session.withhold(n_left)
                 sent = yield token
                 before = token
     finally:
         with llm._if_still(turn) as mine:
             if mine:
+                session.withhold(n_left)
                 llm._settle()
 
 
@@ -101,6 +107,7 @@ def by_row(
                         llm._input_ids, session.logits(step.index(row))
                     ):
                         return
+                    step.n_out += 1
                 sent = yield token
                 if not step.goes_on_after(row, token):
                     break
@@ -117,6 +124,9 @@ class _RowStep:
     """A step that is taken row by row: the anchor and the drafts go in, one token a row comes out.
 
     The first step of an answer has no anchor: its one row is what the prompt left behind.
+
+    Attributes:
+        n_out: tokens of it that are handed out.
     """
 
     def __init__(self, llm: Llama, session: Session) -> None:
@@ -125,6 +135,7 @@ class _RowStep:
         self._open = False
         self._block: list[int] = []
         self._emitted: list[int] = []
+        self.n_out = 0
 
     @property
     def n_rows(self) -> int:
@@ -139,6 +150,7 @@ class _RowStep:
             draft = self._session.propose(sent, sampler=sampler)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
+        self.n_out = 0
         self._open = True
 
     def sample(self, row: int, sampler: Any) -> int:
@@ -157,10 +169,15 @@ class _RowStep:
         if not self._open:
             return
         self._open = False
-        if not self._emitted:
+        if self._emitted:
+            self._commit()
+        else:
             self._session.discard()
-        elif self._block:
+        self._llm.n_tokens = self._session.n_past
+
+    def _commit(self) -> None:
+        if self._block:
             self._session.commit(self._emitted)
         else:
             self._session.anchor(self._emitted[0])
-        self._llm.n_tokens = self._session.n_past
+        self._session.withhold(len(self._emitted) - self.n_out)

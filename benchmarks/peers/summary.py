@@ -80,7 +80,7 @@ def _row(
         return None
     kept = [answer for answer, _ in pairs]
     n_steps = sum(answer.n_steps for answer in kept)
-    emitted = n_steps + sum(answer.n_accepted for answer in kept)
+    emitted = sum(answer.n_tokens - 1 for answer in kept)  # the first comes from the prompt
     return Row(
         engine=variant.engine,
         weights=weights,

@@ -339,8 +339,21 @@ void Session::anchor(Token token) {
     throw std::logic_error("anchor() follows a read: there are no logits to have sampled from");
   }
   tokens_.push_back(token);
-  last_.n_tokens += 1;
-  total_.n_tokens += 1;
+  emission_ = {1, 0, false};
+  n_withheld_ = 0;
+  for (Stats* stats : {&last_, &total_}) stats->count_tokens(emission_, 0, 1);
+}
+
+void Session::withhold(int32_t n) {
+  if (n < 0 || n > emission_.n_tokens) {
+    throw std::invalid_argument("withhold(" + std::to_string(n) + "): the last step emitted " +
+                                std::to_string(emission_.n_tokens) + " tokens");
+  }
+  const int32_t n_emitted = emission_.n_tokens;
+  for (Stats* stats : {&last_, &total_}) {
+    stats->count_tokens(emission_, n_emitted - n_withheld_, n_emitted - n);
+  }
+  n_withheld_ = n;
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
@@ -486,6 +499,8 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   for (Stats* stats : {&last_, &total_}) {
     stats->count_step(n_block, result.n_drafted, result.n_accepted, n_kept);
   }
+  emission_ = {n_kept, result.n_accepted, true};
+  n_withheld_ = 0;
   result.finish = finish_after(result.tokens.back());
   return result;
 }
