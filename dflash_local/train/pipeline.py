@@ -30,6 +30,7 @@ from .model import Drafter, Vocabulary, drafter_config
 from .options import TrainOptions
 from .processes import Processes
 from .prompts import Asked, as_they_are, questions_of, read_prompts, synthesize
+from .rope import in_one_spelling
 from .store import Store
 from .verifier import ChatTokenizer, Generator, Sizes, Verifier, Weights
 from .warm_start import calibrate, can_warm_start, warm_start
@@ -301,7 +302,7 @@ def _check_fields(fields: dict[str, Any], sizes: Sizes) -> None:
 
 def _published(folder: Path) -> dict[str, Any]:
     """config.json of a drafter in z-lab's layout; raises DFlashError where it is another."""
-    fields: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    fields: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8-sig"))
     draft = fields.get("dflash_config")
     known = isinstance(draft, dict) and {"mask_token_id", "target_layer_ids"} <= set(draft)
     windowed = fields.get("use_sliding_window") or fields.get("is_causal")
@@ -311,7 +312,7 @@ def _published(folder: Path) -> dict[str, Any]:
             "`dflash_config` and without sliding or causal layers only"
         )
     fields.setdefault("block_size", draft.get("block_size", 16) if draft else 16)
-    return fields
+    return in_one_spelling(fields, str(folder / "config.json"))
 
 
 def _vocabulary(training: Training) -> Vocabulary:
