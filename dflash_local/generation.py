@@ -10,12 +10,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from ._api import in_library
+from ._api import _core
 
 if TYPE_CHECKING:
-    from ._core import Session
+    from ._core import Session, Turn
     from .llama import Llama
-    from .turns import Turn
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
@@ -30,7 +29,7 @@ def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
     sent: Sequence[int] | None = None
     with closing(parents):
         while True:
-            with llm._alone(turn), in_library():
+            with llm._alone(turn), _core.InLibrary():
                 try:
                     token = next(parents) if sent is None else parents.send(sent)
                 except StopIteration:

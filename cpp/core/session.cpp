@@ -290,6 +290,11 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
+  if (verifier_.n_held() < size_of(tokens)) {
+    // Nobody read them: the caller was interrupted while the timeline became shorter.
+    rewind(n_agreed);
+    return;
+  }
   if (drafter_ != nullptr) {
     keep_features(n_agreed);
     controller_->text_changed();
