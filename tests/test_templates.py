@@ -84,7 +84,7 @@ def test_too_many_of_them_stop_the_run_before_anything_is_made(tmp_path: Path) -
     rows = write_rows(tmp_path / "r.jsonl", [*questions(18), bad, bad])
     done = train_prompts(verifier, tmp_path / "out", rows, "--synthesize", "100000")
     assert done.status == 1
-    assert "2 of 20 rows cannot be used, more than 0.05 of them (--most-refused)" in done.err
+    assert "2 of 20 rows cannot be used, more than 5 % (--most-refused)" in done.err
     assert "line 19: the chat template refuses" in done.err
     # Nothing was made: the same folder may be used with other settings, or a better file.
     done = train_prompts(verifier, tmp_path / "out", rows, "--most-refused", "10%")

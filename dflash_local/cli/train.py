@@ -77,7 +77,7 @@ def _steps(
 ) -> None:
     from dflash_local.train import answers, data, finish, pipeline
 
-    if "prompts" in wanted and processes.rank == 0:
+    if {"prompts", "generate"} & set(wanted) and processes.rank == 0:
         asked = data.make_prompts(options, verifier, work, progress.count)
         progress.say_all([] if asked is None else asked.lines(examples=True))
     if "generate" in wanted and processes.rank == 0:

@@ -59,19 +59,19 @@ class Sieve:
         if len(by_count) > _MOST_SHOWN:
             yield f"and {len(by_count) - _MOST_SHOWN} more reasons"
 
-    def check(self, path: object, most: float) -> None:
-        """Raises DFlashError where more than a share of the rows of a file was left out."""
+    def check(self, source: object, most: float, what: str = "rows") -> None:
+        """Raises DFlashError where more than a share of what a source gave was left out."""
         if self.n_left_out <= most * self.found:
             return
-        listed = "".join(f"\n  - {line}" for line in self._refusals())
+        listed = "".join(f"\n  - {line}" for line in self._refusals(what))
         raise DFlashError(
-            f"{path}: {self.n_left_out} of {self.found} rows cannot be used, more than "
-            f"{most:.4g} of them (--most-refused):{listed}"
+            f"{source}: {self.n_left_out} of {self.found} {what} cannot be used, more than "
+            f"{100 * most:.4g} % (--most-refused):{listed}"
         )
 
-    def _refusals(self) -> Iterator[str]:
+    def _refusals(self, what: str) -> Iterator[str]:
         for reason, one in list(self.left_out.items())[:_MOST_SHOWN]:
-            more = f"; {one.count} rows in all" if one.count > 1 else ""
+            more = f"; {one.count} {what} in all" if one.count > 1 else ""
             example = self.examples.get(reason, "")
             yield f"{one.where}: {reason}{more}{example and f': {example}'}"
 

@@ -38,7 +38,7 @@ def make_answers(
     for answer in answers:
         if isinstance(answer, Unanswered):
             unanswered.leave(answer.reason, f"prompt {(answer.prompt or 0) + 1}")
-    unanswered.check(options.data.endpoint, options.data.most_refused)
+    unanswered.check(options.data.endpoint, options.data.most_refused, "answers")
 
 
 def _answer_here(

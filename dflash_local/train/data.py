@@ -185,8 +185,8 @@ def load_texts(options: TrainOptions, verifier: Verifier, work: Workspace) -> Te
         reasons = "".join(f"\n  - {line}" for line in used.texts.reasons("texts"))
         raise DFlashError(
             f"{len(train)} conversations to train on and {len(held_out)} held out; expected "
-            f"{options.fit.batch_size} and 1 at least: give more prompts, and such as differ"
-            f"{reasons}"
+            f"{options.fit.batch_size} and 1 at least: give more prompts (these are of "
+            f"{len(set(together))} dialogues, near-duplicates taken as one){reasons}"
         )
     aside = set(held_out)
     held = {group for text, group in zip(usable, together, strict=True) if text in aside}
