@@ -428,8 +428,8 @@ void register_guards(py::module_& module) {
 }  // namespace
 
 void register_turns(py::module_& module) {
-  register_guards(module);
   py::class_<Turn, std::shared_ptr<Turn>>(module, "Turn");
+  register_guards(module);
   using Shared = std::shared_ptr<Turns>;
   using Request = std::shared_ptr<Turn>;
   py::class_<Turns, Shared>(module, "Turns")
