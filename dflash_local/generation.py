@@ -10,9 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ._core import Session
+    from ._core import Session, Turn
     from .llama import Llama
-    from .turns import Turn
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
@@ -29,6 +28,9 @@ class Steps(Protocol):
 
     def next_token(self, sent: Sequence[int] | None) -> int:
         """The next token of the step, or of the next one, which verifies what was sent."""
+
+    def hand_out(self) -> None:
+        """That token counts."""
 
     def end(self) -> None:
         """No token is to come: what is open of a step is closed."""
@@ -52,6 +54,7 @@ def tokens_of(
                     llm._input_ids, session.logits(steps.index)
                 ):
                     return
+                steps.hand_out()
             sent = yield token
     finally:
         with llm._if_still(turn) as mine:
@@ -72,24 +75,31 @@ class WholeSteps:
         self._session = session
         self._chain = chain
         self._tokens: list[int] = []
-        self._n_given = 0
+        self._n_out = 0  # of them are handed out
         self._before: int | None = None
         self.index = -1
 
     def next_token(self, sent: Sequence[int] | None) -> int:
-        if self._n_given == len(self._tokens):
+        if self._n_out == len(self._tokens):
             rejection = self._llm.sampling == "rejection"
             self._tokens = self._session.step(self._chain, draft=sent, rejection=rejection).tokens
-            self._n_given = 0
+            self._n_out = 0
         if self._before is not None:
             self._llm._append(self._before)
-            self.index = self._n_given
-        token = self._before = self._tokens[self._n_given]
-        self._n_given += 1
-        return token
+            self.index = self._n_out
+        self._before = self._tokens[self._n_out]
+        return self._before
+
+    def hand_out(self) -> None:
+        self._n_out += 1
+        if len(self._tokens) > 1:  # else the session has counted it
+            self._withhold()
 
     def end(self) -> None:
-        pass
+        self._withhold()
+
+    def _withhold(self) -> None:
+        self._session.withhold(len(self._tokens) - self._n_out)
 
 
 class RowSteps:
@@ -107,6 +117,7 @@ class RowSteps:
         self._open = False
         self._block: list[int] = []
         self._emitted: list[int] = []
+        self._n_out = 0  # of them are handed out
         self.index = -1
 
     def next_token(self, sent: Sequence[int] | None) -> int:
@@ -127,7 +138,11 @@ class RowSteps:
             draft = self._session.propose(proposed, sampler=self._chain)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
+        self._n_out = 0
         self._open = True
+
+    def hand_out(self) -> None:
+        self._n_out += 1
 
     def _goes_on(self) -> bool:
         n = len(self._emitted)
@@ -138,10 +153,15 @@ class RowSteps:
         if not self._open:
             return
         self._open = False
-        if not self._emitted:
+        if self._emitted:
+            self._commit()
+        else:
             self._session.discard()
-        elif self._block:
+        self._llm.n_tokens = self._session.n_past
+
+    def _commit(self) -> None:
+        if self._block:
             self._session.commit(self._emitted)
         else:
             self._session.anchor(self._emitted[0])
-        self._llm.n_tokens = self._session.n_past
+        self._session.withhold(len(self._emitted) - self._n_out)

@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 
 from . import arguments, generation, pairing, parent, seam
-from ._api import _core, in_library
+from ._api import _core
 from .detokenizer import Tokenizer
 from .drafter import address
 from .drafter_file import DrafterInfo, read_drafter
@@ -27,7 +27,6 @@ from .learned import Learned
 from .placement import checked_devices, placement_beside
 from .state import LlamaState
 from .stats import SessionStats
-from .turns import Turn, Turns
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
@@ -134,7 +133,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.input_ids: Any
         self.scores: Any
         self._stop = _core.Stop()
-        self._turns = Turns(self._stop, turn_timeout)
+        self._turns = _core.Turns(self._stop, turn_timeout)
         self._own = threading.local()  # what a thread set for its next answer
         self._session: _core.Session | None = None
         self._drafter_id: str | None = None  # of the drafter that the session has
@@ -150,7 +149,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
-            with in_library():
+            with _core.InLibrary():
                 parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
                 del self._own.seed  # it is no thread's own
                 if not kwargs.get("tokenizer"):
@@ -332,10 +331,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        turn = Turn()
-        try:
-            with self._turns.alone():
-                self._turns.begin(turn)
+        with self._turns.answer() as turn:
             if session is None:
                 raise ModelError(
                     f"{self.model_path} cannot generate: it has no memory of a text (it is an "
@@ -353,8 +349,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             steps = kind(self, session, address(sampler.sampler))
             criteria = options["stopping_criteria"]
             yield from generation.tokens_of(self, session, steps, criteria, turn)
-        finally:
-            self._turns.end(turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._align(session)
@@ -531,16 +525,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _free(self) -> None:
         if self._learned is not None and self._session is not None:
             self._learned.keep(self._session)
-        with in_library():
+        with _core.InLibrary():
             super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 
-    def _alone(self, turn: Turn | None = None) -> contextlib.AbstractContextManager[None]:
+    def _alone(self, turn: _core.Turn | None = None) -> _core.Alone:
         """Has the model for itself; see ``Turns.alone``."""
         return self._turns.alone(turn)
 
-    def _if_still(self, turn: Turn) -> contextlib.AbstractContextManager[bool]:
+    def _if_still(self, turn: _core.Turn) -> _core.IfStill:
         """Whether it is still the generator's turn: else who took it brings all in line."""
         return self._turns.if_still(turn)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import llama_cpp
 import pytest
 from conftest import MakeLlama
+from waiting import wait_until
 
 from dflash_local import BackendError, Llama
 
@@ -36,22 +39,34 @@ def in_threads(*works: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_ctrl_c_in_the_middle_of_waiting_is_told_as_such(
-    llm: Llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There Python's Condition has given its lock back, and does not take it again."""
+def test_ctrl_c_ends_the_waiting_for_a_turn(llm: Llama) -> None:
+    begun, over = threading.Event(), threading.Event()
 
-    def wait_for(*_: object) -> bool:
-        llm._turns._lock.release()
-        raise KeyboardInterrupt
+    def hold() -> None:
+        answer = llm.generate([5, 6], temp=0.0)
+        next(answer)
+        begun.set()
+        over.wait()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(llm._turns._changed, "wait_for", wait_for)
+    def interrupt() -> None:
+        wait_until(lambda: llm._turns.n_waiting, "a call that waits")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threads = [threading.Thread(target=work) for work in (hold, interrupt)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threads[0].start()
+        begun.wait()
+        threads[1].start()
         with pytest.raises(KeyboardInterrupt):
             llm.eval([5])
-    assert not llm._turns._waiting
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert llm._turns.n_waiting == 0
     llm.eval([5])
-    assert llm.n_tokens == 1
 
 
 # ---- closed --------------------------------------------------------------------------------

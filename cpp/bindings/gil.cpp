@@ -59,14 +59,17 @@ Locked::~Locked() {
   leave();
 }
 
-void enter_library() {
-  enter();
+void InLibrary::enter() {
+  dflash::bindings::enter();
+  inside_ = true;
   if (!barred()) return;
   PyEval_SaveThread();
   sleep_for_ever();
 }
 
-void leave_library() {
+void InLibrary::exit() {
+  if (!inside_) return;
+  inside_ = false;
   leave();
 }
 

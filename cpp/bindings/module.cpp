@@ -53,5 +53,6 @@ PYBIND11_MODULE(_core, module) {
   bindings::register_verifier(module);
   bindings::register_drafter(module);
   bindings::register_session(module);
+  bindings::register_turns(module);
   bindings::register_training(module);
 }

@@ -344,6 +344,10 @@ void register_stepping(py::class_<Handle>& session) {
           "anchor",
           [](Handle& handle, Token token) { handle.run([&](Session& s) { s.anchor(token); }); },
           py::arg("token"))
+      .def(
+          "withhold",
+          [](Handle& handle, int32_t n) { handle.run([&](Session& s) { s.withhold(n); }); },
+          py::arg("n"))
       .def("logits", &logits, py::arg("row"))
       .def("draft_logits", &draft_logits, py::arg("row"));
 }

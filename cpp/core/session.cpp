@@ -290,6 +290,11 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
+  if (verifier_.n_held() < size_of(tokens)) {
+    // Nobody read them: the caller was interrupted while the timeline became shorter.
+    rewind(n_agreed);
+    return;
+  }
   if (drafter_ != nullptr) {
     keep_features(n_agreed);
     controller_->text_changed();
@@ -339,8 +344,21 @@ void Session::anchor(Token token) {
     throw std::logic_error("anchor() follows a read: there are no logits to have sampled from");
   }
   tokens_.push_back(token);
-  last_.n_tokens += 1;
-  total_.n_tokens += 1;
+  emission_ = {1, 0, false};
+  n_withheld_ = 0;
+  for (Stats* stats : {&last_, &total_}) stats->count_tokens(emission_, 0, 1);
+}
+
+void Session::withhold(int32_t n) {
+  if (n < 0 || n > emission_.n_tokens) {
+    throw std::invalid_argument("withhold(" + std::to_string(n) + "): the last step emitted " +
+                                std::to_string(emission_.n_tokens) + " tokens");
+  }
+  const int32_t n_emitted = emission_.n_tokens;
+  for (Stats* stats : {&last_, &total_}) {
+    stats->count_tokens(emission_, n_emitted - n_withheld_, n_emitted - n);
+  }
+  n_withheld_ = n;
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
@@ -487,6 +505,8 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   for (Stats* stats : {&last_, &total_}) {
     stats->count_step(n_block, result.n_drafted, result.n_accepted, n_kept);
   }
+  emission_ = {n_kept, result.n_accepted, true};
+  n_withheld_ = 0;
   result.finish = finish_after(result.tokens.back());
   return result;
 }

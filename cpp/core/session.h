@@ -104,6 +104,10 @@ class Session {
   /// Makes `token`, sampled by the caller from the live logits, the anchor.
   void anchor(Token token);
 
+  /// Of the tokens that the last step emitted, or of the anchor, the last `n` are not handed out,
+  /// or not yet: statistics leave them out. Without a word all of them are.
+  void withhold(int32_t n);
+
   /// Measures what decodes cost by width, on a session that has read nothing yet; takes about so
   /// long. Without it costs are learned as widths are tried.
   void calibrate(double seconds);
@@ -121,6 +125,8 @@ class Session {
   /// Statistics of an answer begin here, and what was cancelled before does not reach it.
   void start_answer() {
     last_ = Stats{};
+    emission_ = {};
+    n_withheld_ = 0;
     stop_->clear();
   }
 
@@ -210,6 +216,8 @@ class Session {
   std::shared_ptr<Stop> stop_;
   Stats last_;
   Stats total_;
+  Emission emission_;  // of the last step
+  int32_t n_withheld_ = 0;
 };
 
 }  // namespace dflash

@@ -100,6 +100,7 @@ class FakeVerifier : public Verifier {
   void tap(bool on) override { tapped = on; }
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
+  int32_t n_held() const override { return static_cast<int32_t>(memory_.size()); }
   bool trim(int32_t pos) override;
   bool can_trim(int32_t pos) const override;
   bool trims_once() const override { return size_.memory == Memory::last_rows; }

@@ -441,6 +441,23 @@ TEST(align_drops_a_block_that_was_proposed) {
   check_answer(rig);
 }
 
+// As after Ctrl-C, when the session has gone back and its caller does not know yet.
+TEST(align_with_more_than_the_memory_holds_keeps_what_is_there) {
+  for (const Memory memory : {Memory::any_part, Memory::all_or_nothing}) {
+    RigOptions options;
+    options.verifier.memory = memory;
+    Rig rig(options);
+    rig.session.sync(prompt(20));
+    const int32_t reached = rig.session.rewind(8);
+    rig.session.align(prompt(20));
+    rig.check_agreement();
+    CHECK_EQUAL(rig.session.tokens(), prompt(reached));
+    CHECK(!rig.session.features_missing());
+    rig.session.sync(prompt(20));
+    rig.check_agreement();
+  }
+}
+
 TEST(align_beyond_the_context_is_refused) {
   RigOptions options;
   options.verifier.n_ctx = 16;
