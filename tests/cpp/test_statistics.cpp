@@ -1,4 +1,7 @@
-// Statistics, and the drafter's memory saved and restored.
+// Statistics, what a calibration takes, and the drafter's memory saved and restored.
+
+#include <chrono>
+#include <thread>
 
 #include "rig.h"
 
@@ -101,6 +104,17 @@ TEST(plain_steps_count_no_block) {
   CHECK_EQUAL(stats.n_blocks, 2);
   CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 1, 1, 1}));
   CHECK_EQUAL(stats.n_tokens, 10);
+}
+
+// ---- calibration ---------------------------------------------------------------------------
+
+TEST(a_machine_that_is_slow_is_not_measured_for_long) {
+  Rig rig;
+  rig.verifier.while_decoding = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
+  rig.session.calibrate(0.02);
+  CHECK(rig.verifier.decodes.size() <= 3);
+  CHECK_EQUAL(rig.verifier.decodes.front(), 1);
+  CHECK_EQUAL(rig.verifier.memory().size(), 0U);
 }
 
 // ---- saved and restored --------------------------------------------------------------------
