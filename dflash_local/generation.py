@@ -20,6 +20,26 @@ TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
 
 
+class Room:
+    """How many tokens of an answer are wanted still: no step drafts or verifies more.
+
+    Args:
+        max_tokens: of the whole answer; None, 0 or less: as many as the context holds.
+    """
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._left = max_tokens if max_tokens is not None and max_tokens > 0 else None
+
+    @property
+    def left(self) -> int | None:
+        """At least 1: whoever asks for more than was wanted gets it token by token."""
+        return None if self._left is None else max(1, self._left)
+
+    def take(self, n_tokens: int) -> None:
+        if self._left is not None:
+            self._left -= n_tokens
+
+
 def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
     """The parent's own tokens, without a drafter.
 
@@ -45,6 +65,7 @@ def by_step(
     sampler: Any,
     stopping_criteria: StoppingCriteria | None,
     turn: Turn,
+    room: Room,
 ) -> TokenGenerator:
     """Whole steps in C++; the tokens of a step are handed out afterwards.
 
@@ -58,8 +79,11 @@ def by_step(
         while True:
             with llm._alone(turn):
                 rejection = llm.sampling == "rejection"
-                tokens = session.step(sampler, draft=sent, rejection=rejection).tokens
+                tokens = session.step(
+                    sampler, max_tokens=room.left, draft=sent, rejection=rejection
+                ).tokens
                 n_left = len(tokens)
+                room.take(n_left)
             for row, token in enumerate(tokens):
                 with llm._alone(turn):
                     if before is not None:
@@ -87,6 +111,7 @@ def by_row(
     sampler: Any,
     stopping_criteria: StoppingCriteria | None,
     turn: Turn,
+    room: Room,
 ) -> TokenGenerator:
     """The same steps row by row, for callers with a say in each token.
 
@@ -98,10 +123,11 @@ def by_row(
     try:
         while True:
             with llm._alone(turn):
-                step.begin(sent, sampler)
+                step.begin(sent, sampler, room.left)
             for row in range(step.n_rows):
                 with llm._alone(turn):
                     token = step.sample(row, sampler)
+                    room.take(1)
                     if stopping_criteria is not None and stopping_criteria(
                         llm._input_ids, session.logits(step.index(row))
                     ):
@@ -144,9 +170,9 @@ class _RowStep:
         """The row as libllama counts it."""
         return row if self._block else -1
 
-    def begin(self, sent: Sequence[int] | None, sampler: Any) -> None:
+    def begin(self, sent: Sequence[int] | None, sampler: Any, room: int | None) -> None:
         if self._emitted:
-            draft = self._session.propose(sent, sampler=sampler)
+            draft = self._session.propose(sent, max_tokens=room, sampler=sampler)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
         self.n_out = 0
