@@ -17,6 +17,26 @@ TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
 
 
+class Room:
+    """How many tokens of an answer are wanted still: no step drafts or verifies more.
+
+    Args:
+        max_tokens: of the whole answer; None, 0 or less: as many as the context holds.
+    """
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._left = max_tokens if max_tokens is not None and max_tokens > 0 else None
+
+    @property
+    def left(self) -> int | None:
+        """At least 1: whoever asks for more than was wanted gets it token by token."""
+        return None if self._left is None else max(1, self._left)
+
+    def take(self, n_tokens: int) -> None:
+        if self._left is not None:
+            self._left -= n_tokens
+
+
 class Steps(Protocol):
     """Steps whose tokens are handed out one by one.
 
@@ -70,10 +90,11 @@ class WholeSteps:
         chain: address of the llama_sampler chain, which the caller keeps alive.
     """
 
-    def __init__(self, llm: Llama, session: Session, chain: int) -> None:
+    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
         self._llm = llm
         self._session = session
         self._chain = chain
+        self._room = room
         self._tokens: list[int] = []
         self._n_out = 0  # of them are handed out
         self._before: int | None = None
@@ -82,7 +103,10 @@ class WholeSteps:
     def next_token(self, sent: Sequence[int] | None) -> int:
         if self._n_out == len(self._tokens):
             rejection = self._llm.sampling == "rejection"
-            self._tokens = self._session.step(self._chain, draft=sent, rejection=rejection).tokens
+            self._tokens = self._session.step(
+                self._chain, max_tokens=self._room.left, draft=sent, rejection=rejection
+            ).tokens
+            self._room.take(len(self._tokens))
             self._n_out = 0
         if self._before is not None:
             self._llm._append(self._before)
@@ -110,10 +134,11 @@ class RowSteps:
     step of an answer has no anchor: its one row is what the prompt left behind.
     """
 
-    def __init__(self, llm: Llama, session: Session, chain: int) -> None:
+    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
         self._llm = llm
         self._session = session
         self._chain = chain
+        self._room = room
         self._open = False
         self._block: list[int] = []
         self._emitted: list[int] = []
@@ -130,12 +155,13 @@ class RowSteps:
             self._llm._append(self._block[self.index])
             self._llm._keep_scores(self.index)
         self._emitted.append(self._session.sample(self.index, self._chain))
+        self._room.take(1)
         return self._emitted[-1]
 
     def _begin(self, sent: Sequence[int] | None) -> None:
         if self._emitted:
             proposed = self._llm._proposed(self._emitted[-1], sent)
-            draft = self._session.propose(proposed, sampler=self._chain)
+            draft = self._session.propose(proposed, max_tokens=self._room.left, sampler=self._chain)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
         self._n_out = 0

@@ -29,6 +29,7 @@ from .state import LlamaState
 from .stats import SessionStats
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
+_COMPLETE = inspect.signature(llama_cpp.Llama._create_completion)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
 
 #: What temperatures above 0 may do.
@@ -300,14 +301,20 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @_as_in_parent(llama_cpp.Llama._create_completion)
     def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        bound = _COMPLETE.bind(self, *args, **kwargs)
+        bound.apply_defaults()
         # Between two tokens the parent asks libllama about them.
         with contextlib.closing(super()._create_completion(*args, **kwargs)) as chunks:
+            # The parent begins to generate in this thread, before its first chunk.
+            self._own.max_tokens = bound.arguments["max_tokens"]
             while True:
                 with self._turns.holding():
                     try:
                         chunk = next(chunks)
                     except StopIteration:
                         return
+                    finally:
+                        self._own.__dict__.pop("max_tokens", None)
                 yield chunk
 
     @property
@@ -331,6 +338,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
+        room = generation.Room(self._own.__dict__.pop("max_tokens", None))
         with self._turns.answer() as turn:
             if session is None:
                 raise ModelError(
@@ -346,7 +354,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 self._begin(session, list(tokens), reset=options["reset"])
             by_row = self._logits_all or options["logits_processor"] is not None
             kind = generation.RowSteps if by_row else generation.WholeSteps
-            steps = kind(self, session, address(sampler.sampler))
+            steps = kind(self, session, address(sampler.sampler), room)
             criteria = options["stopping_criteria"]
             yield from generation.tokens_of(self, session, steps, criteria, turn)
 

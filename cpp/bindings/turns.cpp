@@ -408,7 +408,9 @@ class Holding : public Guard {
 };
 
 void register_guards(py::module_& module) {
-  py::class_<Alone>(module, "Alone").def("__enter__", &Alone::enter).def("__exit__", &Alone::exit);
+  py::class_<Alone>(module, "Alone")
+      .def("__enter__", &Alone::enter)
+      .def("__exit__", &Alone::exit, py::arg("kind"), py::arg("error"), py::arg("traceback"));
   py::class_<Answer>(module, "Answer")
       .def("__enter__", &Answer::enter)
       .def("__exit__", &Answer::exit);
