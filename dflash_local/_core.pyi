@@ -163,10 +163,6 @@ class Turns:
         """
 
     @property
-    def outermost(self) -> bool:
-        """Whether the caller is inside by one call only, not by another one in it."""
-
-    @property
     def at_work(self) -> bool:
         """Whether a thread is inside."""
 

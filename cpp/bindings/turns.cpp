@@ -133,11 +133,6 @@ void Turns::let_go(uint64_t thread) {
   leave();
 }
 
-bool Turns::outermost() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return depth_ == 1;
-}
-
 bool Turns::was_cancelled() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return current_->cancelled;
@@ -458,7 +453,6 @@ void register_turns(py::module_& module) {
       .def("wait_for_end", &Turns::wait_for_end, py::arg("visit"),
            py::arg("timeout").none(true) = py::none())
       .def("close", &Turns::close, py::arg("free"), py::kw_only(), py::arg("wait") = true)
-      .def_property_readonly("outermost", &Turns::outermost)
       .def_property_readonly("at_work", &Turns::at_work)
       .def_property_readonly("answering", &Turns::answering)
       .def_property_readonly("n_waiting", &Turns::n_waiting);

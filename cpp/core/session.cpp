@@ -499,6 +499,7 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   });
   n_past_ += n_kept;
   proposed_ = false;
+  logits_live_ = n_kept == size_of(block_);  // should the anchor be dropped
   count_idle(n_kept);
   const auto n_block = size_of(drafted_.tokens);
   if (measured_) {
@@ -638,8 +639,8 @@ void Session::go_back() {
 }
 
 std::string Session::save_drafter() {
-  if (drafter_ == nullptr) return {};
   if (!proposed_) discard();
+  if (drafter_ == nullptr) return {};
   const Stop::Pause pause(*stop_);  // it comes between two steps of an answer: they are to stop
   guarded([&] { inject_waiting(); });
   std::string state(kStateMark);

@@ -155,7 +155,7 @@ def _ours(
 ) -> Llama:
     llm = Llama(str(options.verifier), drafter=str(options.drafter), width=width, **settings)
     stack.enter_context(closing(llm))
-    if llm.session is None:
+    if llm.session is None or llm.session.drafter is None:
         raise BackendError(
             f"{options.verifier}: nothing can be drafted for this verifier (see the warning), so "
             "there is nothing to compare"
