@@ -71,7 +71,7 @@ class Alone:
     """The context that ``Turns.alone`` gives."""
 
     def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
 
 class IfStill:
     """The context that ``Turns.if_still`` gives."""
@@ -161,10 +161,6 @@ class Turns:
         Args:
             wait: False where nobody else can be at work any more.
         """
-
-    @property
-    def outermost(self) -> bool:
-        """Whether the caller is inside by one call only, not by another one in it."""
 
     @property
     def at_work(self) -> bool:
@@ -540,23 +536,23 @@ class Session:
         Without it costs are learned as widths are tried.
         """
 
-    def learned(self) -> dict[str, list[float]] | None:
-        """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown)
-        and how far off each may be beside plain decoding (``verify_doubt`` and ``draft_doubt``, of
-        the logarithm), and the share of drafts ``accepted`` at each position, were all before
-        them, as far as drafts were judged; None without a drafter."""
+    def learned(self) -> dict[str, Any] | None:
+        """What is known of this pair; None without a drafter.
 
-    def restore(
-        self,
-        *,
-        verify: list[float],
-        draft: list[float],
-        verify_doubt: list[float],
-        draft_doubt: list[float],
-        accepted: list[float],
-    ) -> None:
-        """Begins with what was ``learned`` earlier, with some doubt more; raises ValueError for
-        another width's."""
+        Seconds of ``verify`` and ``draft`` by width (0: unknown) and how far off each may be beside
+        plain decoding (``verify_doubt`` and ``draft_doubt``, of the logarithm), in contexts of at
+        least ``n_context`` tokens, as the present one. ``contexts``: the same of each length of
+        which anything is known. The share of drafts ``accepted`` at each position, were all before
+        them, as far as drafts were judged.
+        """
+
+    def restore(self, *, contexts: Sequence[dict[str, Any]], accepted: Sequence[float]) -> None:
+        """Begins with what was ``learned`` earlier, with some doubt more.
+
+        Raises:
+            ValueError: it is of another width, or no numbers.
+            KeyError: a line of it is missing.
+        """
 
     def start_answer(self) -> None:
         """``last_stats`` counts from here, and what was cancelled before does not reach it."""

@@ -166,22 +166,20 @@ def test_an_answer_is_not_taken_over_by_a_thread_that_got_the_number_of_an_ended
 
 
 def test_ctrl_c_right_after_a_decode_leaves_a_model_that_answers_as_before(
-    make_llama: MakeLlama, tiny_verifier: Path, monkeypatch: pytest.MonkeyPatch
+    llm: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = make_llama(Llama, tiny_verifier)
     tokens = llm.tokenize(PROMPT.encode())
     expected = list(itertools.islice(llm.generate(tokens, temp=0.0), 20))
-    decode = llm._ctx.decode
 
-    def interrupted(batch: Any) -> None:
-        decode(batch)
+    def interrupted(_: int) -> None:
+        """Comes when tokens are decoded and not yet counted."""
         raise KeyboardInterrupt
 
     for k in range(1, 4):
         generator = llm.generate(tokens, temp=0.0)
         assert list(itertools.islice(generator, k)) == expected[:k]
         with monkeypatch.context() as patch:
-            patch.setattr(llm._ctx, "decode", interrupted)
+            patch.setattr(llm, "_append", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 next(generator)
         asked = [*tokens, *expected[: k - 1]]  # what the model holds, as far as it knows

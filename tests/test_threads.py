@@ -245,7 +245,8 @@ def test_waiting_ends_when_the_model_is_closed(
 
 
 def ways_to_cancel(llm: Llama) -> list[Callable[[], Any]]:
-    return [llm.cancel] if llm.session is None else [llm.cancel, llm.session.cancel]
+    assert llm.session is not None
+    return [llm.cancel, llm.session.cancel]
 
 
 def test_a_long_read_is_cancelled(reader: Llama, expected: dict[str, Any]) -> None:
@@ -256,6 +257,7 @@ def test_a_long_read_is_cancelled(reader: Llama, expected: dict[str, Any]) -> No
         cancel()
         assert isinstance(thread.ended(SOON), Cancelled)
         assert 0 < reader.n_tokens < len(LONG_PROMPT)
+        assert reader.stats.last.n_prompt == reader.n_tokens
         assert answer(reader, PROMPTS[0]) == expected[PROMPTS[0]]
 
 
@@ -272,6 +274,22 @@ def test_a_chunk_is_cut_short(
     assert isinstance(thread.ended(SOON), Cancelled)
     assert llm.n_tokens == 0
     assert answer(llm, PROMPTS[0]) == expected[PROMPTS[0]]
+
+
+def test_an_embedding_is_cancelled(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    size = {"n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_NONE
+    llm = make_llama(
+        Llama, tiny_verifier, drafter=drafter, embedding=True, pooling_type=pooling, **size
+    )
+    thread = Worker(lambda: llm.embed("anna " * 4000))
+    wait_until(lambda: llm._turns.at_work)
+    time.sleep(0.05)
+    assert llm.cancel(wait=True, timeout=SOON)
+    assert isinstance(thread.ended(SOON), Cancelled)
+    assert llm.n_tokens == 0
 
 
 @pytest.mark.parametrize("by_row", [False, True])

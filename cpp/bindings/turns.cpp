@@ -133,11 +133,6 @@ void Turns::let_go(uint64_t thread) {
   leave();
 }
 
-bool Turns::outermost() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return depth_ == 1;
-}
-
 bool Turns::was_cancelled() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return current_->cancelled;
@@ -413,7 +408,9 @@ class Holding : public Guard {
 };
 
 void register_guards(py::module_& module) {
-  py::class_<Alone>(module, "Alone").def("__enter__", &Alone::enter).def("__exit__", &Alone::exit);
+  py::class_<Alone>(module, "Alone")
+      .def("__enter__", &Alone::enter)
+      .def("__exit__", &Alone::exit, py::arg("kind"), py::arg("error"), py::arg("traceback"));
   py::class_<Answer>(module, "Answer")
       .def("__enter__", &Answer::enter)
       .def("__exit__", &Answer::exit);
@@ -428,8 +425,8 @@ void register_guards(py::module_& module) {
 }  // namespace
 
 void register_turns(py::module_& module) {
-  register_guards(module);
   py::class_<Turn, std::shared_ptr<Turn>>(module, "Turn");
+  register_guards(module);
   using Shared = std::shared_ptr<Turns>;
   using Request = std::shared_ptr<Turn>;
   py::class_<Turns, Shared>(module, "Turns")
@@ -456,7 +453,6 @@ void register_turns(py::module_& module) {
       .def("wait_for_end", &Turns::wait_for_end, py::arg("visit"),
            py::arg("timeout").none(true) = py::none())
       .def("close", &Turns::close, py::arg("free"), py::kw_only(), py::arg("wait") = true)
-      .def_property_readonly("outermost", &Turns::outermost)
       .def_property_readonly("at_work", &Turns::at_work)
       .def_property_readonly("answering", &Turns::answering)
       .def_property_readonly("n_waiting", &Turns::n_waiting);

@@ -37,7 +37,6 @@ class Turns {
 
   std::optional<double> timeout;
 
-  bool outermost();
   void check_cancelled();
   void begin(std::shared_ptr<Turn> answer = nullptr);
   void end(const std::shared_ptr<Turn>& turn);

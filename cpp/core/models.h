@@ -92,6 +92,8 @@ class Drafter {
   /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...: those that
   /// follow the ones it holds, or any where it holds none.
   virtual void inject(const float* features, int32_t n, int32_t pos) = 0;
+  /// Waits until what it took in is taken in: a device may go on by itself.
+  virtual void wait() {}
   /// Drafts up to `width` tokens to follow `anchor`, the token at `pos`, whose features it lacks.
   virtual void draft(Token anchor, int32_t pos, int32_t width, Draft& out) = 0;
   /// Forgets the positions from `pos` on.

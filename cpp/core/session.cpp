@@ -14,10 +14,9 @@ namespace dflash {
 namespace {
 
 constexpr const char* kNothing = "nothing to go on from: sync() a prompt first";
-constexpr int32_t kCalibrations = 3;  // decodes of each width
-constexpr int32_t kFew = 8;           // rows that are taken in at about the price of one
-constexpr int32_t kIdle = 256;        // tokens without a block that promised to pay
-constexpr int32_t kPieces = 8;        // a window's share that is dropped at once
+constexpr int32_t kFew = 8;     // rows that are taken in at about the price of one
+constexpr int32_t kIdle = 256;  // tokens without a block that promised to pay
+constexpr int32_t kPieces = 8;  // a window's share that is dropped at once
 
 // A saved drafter's memory begins with this and the number of positions that it had forgotten; the
 // memories of earlier versions have neither, and begin at position 0.
@@ -249,6 +248,8 @@ void Session::inject_waiting() {
     const size_t at = static_cast<size_t>(row) * static_cast<size_t>(verifier_.n_features());
     drafter_->inject(waiting_.data() + at, n_now, first + row);
   }
+  // Few are timed with the block that follows, which a device need not be held up for.
+  if (n > kFew) drafter_->wait();
   waiting_.clear();
 }
 
@@ -424,18 +425,12 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     return;
   }
   if (plan_.block == 0) return;
-  fit_drafter();
-  const int32_t n_behind = n_waiting();
+  catch_up();
   draft_seconds_ = seconds_of([&] {
     inject_waiting();
     const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
     drafter_->draft(tokens_.back(), n_past_, plan_.block, draft_);
   });
-  // A device takes rows in while it drafts: only together are they timed.
-  if (n_behind > kFew) {
-    controller_->costs().caught_up(n_behind, plan_.block, draft_seconds_);
-    draft_seconds_ = 0;
-  }
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
   const Verdict verdict =
@@ -447,6 +442,14 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     if (sampler != nullptr) sampler->redraw(draft_);
     std::copy(draft_.tokens.begin(), draft_.tokens.end(), drafted_.tokens.begin());
   }
+}
+
+// Rows that are more than a block adds are taken in, and timed, by themselves.
+void Session::catch_up() {
+  fit_drafter();
+  const int32_t n_behind = n_waiting();
+  if (n_behind <= kFew) return;
+  controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
 }
 
 void Session::copy_draft(int32_t n) {
@@ -496,6 +499,7 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   });
   n_past_ += n_kept;
   proposed_ = false;
+  logits_live_ = n_kept == size_of(block_);  // should the anchor be dropped
   count_idle(n_kept);
   const auto n_block = size_of(drafted_.tokens);
   if (measured_) {
@@ -563,8 +567,8 @@ void Session::calibrate(double seconds) {
   std::minstd_rand random;
   ahead_ = true;
   guarded([&] {
-    time_decode(widest, random);  // the first is slower
-    Calibration calibration(widest, seconds);
+    const Seconds first = time_decode(0, random);  // slower than those that follow
+    Calibration calibration(widest, seconds, first.verify);
     while (const std::optional<int32_t> width = calibration.next()) {
       const Seconds took = time_decode(*width, random);
       calibration.took(took.verify, took.draft);
@@ -635,8 +639,8 @@ void Session::go_back() {
 }
 
 std::string Session::save_drafter() {
-  if (drafter_ == nullptr) return {};
   if (!proposed_) discard();
+  if (drafter_ == nullptr) return {};
   const Stop::Pause pause(*stop_);  // it comes between two steps of an answer: they are to stop
   guarded([&] { inject_waiting(); });
   std::string state(kStateMark);

@@ -165,6 +165,7 @@ class Session {
   int32_t n_unneeded(int32_t n) const;
   void free_waiting();
   void inject_waiting();
+  void catch_up();
   void fit_drafter();
   void forget(int32_t n);
   bool idle() const;

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import Qwen3Config
 
 from .loss import Targets
-from .rope import rates
+from .rope import in_one_spelling, rates
 
 Place = tuple[Tensor, Tensor]  # cosines and sines of positions
 
@@ -233,5 +233,9 @@ class Vocabulary(nn.Module):
 
 
 def drafter_config(shape: Mapping[str, Any]) -> Qwen3Config:
-    """A config from the fields of config.json."""
-    return Qwen3Config(**shape)
+    """A config from the fields of config.json.
+
+    Raises:
+        DFlashError: its rotary embedding is contradictory, or none that training knows.
+    """
+    return Qwen3Config(**in_one_spelling(shape, "config.json"))

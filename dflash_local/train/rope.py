@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,13 @@ from dflash_local.errors import DFlashError
 from dflash_local.rope_fields import BESIDE, SECTIONS, rope_fields
 
 DEFAULT_THETA = 10000.0  # transformers' and llama.cpp's
-SCALINGS = ("linear", "yarn", "llama3")
+_ORIGINAL = "original_max_position_embeddings"
+# What is computed here as libllama will compute it, and the numbers that it takes.
+SCALINGS = {
+    "linear": ("factor",),
+    "yarn": ("factor", _ORIGINAL),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
+}
 # The converter reads them, transformers does not.
 _UNKNOWN = ("extrapolation_factor", "attn_factor")
 
@@ -49,6 +56,11 @@ def _untrainable(rope: Mapping[str, Any]) -> list[str]:
     if share != 1:
         found.append(f"`partial_rotary_factor`: found {share!r}, expected 1: all dimensions turn")
     found += [
+        f"`{name}`: found {rope.get(name)!r}, expected a number: rope of the type {kind} needs it"
+        for name in SCALINGS.get(kind, ())
+        if not isinstance(rope.get(name), (int, float))
+    ]
+    found += [
         f"`{name}`: found {rope[name]!r}, which training does not know; expected none"
         for name in _UNKNOWN
         if rope.get(name) is not None
@@ -67,6 +79,9 @@ def rates(config: PretrainedConfig) -> tuple[Tensor, float]:
     scaling = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
     kind = scaling.get("rope_type", "default")
     if kind in SCALINGS:
+        if kind == "yarn":  # some releases of transformers take its factor from the longest text
+            config = copy.deepcopy(config)
+            config.max_position_embeddings = int(scaling["factor"] * scaling[_ORIGINAL])
         found, magnitude = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
         return found, float(magnitude)
     dims = torch.arange(0, config.head_dim, 2, dtype=torch.float32)

@@ -305,8 +305,28 @@ TEST(rewind_beyond_the_timeline_is_refused) {
   CHECK(rig.session.logits_live());
 }
 
+TEST(after_a_step_without_rejected_drafts_its_last_logits_are_at_hand) {
+  for (const bool all_right : {true, false}) {
+    RigOptions options;
+    options.right = all_right ? right::all : right::none;
+    Rig rig(options);
+    rig.session.sync(prompt(20));
+    rig.answer(3);
+    Tokens text = rig.session.tokens();
+    const Token anchor = text.back();
+    text.pop_back();
+    const int32_t n_decoded = rig.verifier.n_decoded;
+    rig.session.sync(text);
+    CHECK_EQUAL(rig.verifier.n_decoded, all_right ? n_decoded : n_decoded + 1);
+    CHECK_EQUAL(rig.session.step(rig.sampler).tokens, Tokens{anchor});
+    rig.check_agreement();
+  }
+}
+
 TEST(a_step_without_live_logits_decodes_the_last_token_again) {
-  Rig rig;
+  RigOptions options;
+  options.right = right::none;
+  Rig rig(options);
   rig.session.sync(prompt(20));
   check_answer(rig);
   rig.session.rewind(rig.session.n_past());

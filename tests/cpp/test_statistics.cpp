@@ -1,4 +1,7 @@
-// Statistics, and the drafter's memory saved and restored.
+// Statistics, what a calibration takes, and the drafter's memory saved and restored.
+
+#include <chrono>
+#include <thread>
 
 #include "rig.h"
 
@@ -164,6 +167,17 @@ TEST(the_first_token_of_an_answer_is_of_no_step) {
   CHECK_EQUAL(rig.session.last_stats().n_tokens, 1);
   rig.session.start_answer();
   CHECK_THROWS(std::invalid_argument, rig.session.withhold(1));
+}
+
+// ---- calibration ---------------------------------------------------------------------------
+
+TEST(a_machine_that_is_slow_is_not_measured_for_long) {
+  Rig rig;
+  rig.verifier.while_decoding = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
+  rig.session.calibrate(0.02);
+  CHECK(rig.verifier.decodes.size() <= 3);
+  CHECK_EQUAL(rig.verifier.decodes.front(), 1);
+  CHECK_EQUAL(rig.verifier.memory().size(), 0U);
 }
 
 // ---- saved and restored --------------------------------------------------------------------
