@@ -138,7 +138,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--endpoint", metavar="URL", help=server)
     switch = "the chat template's switch for thinking (default: the template's own)"
     add("--thinking", type=_on_off, metavar="on|off", help=switch)
-    add("--held-out", type=float, metavar="SHARE", help="never trained on (default 0.05)")
+    add("--held-out", type=_share, metavar="SHARE", help="never trained on (default 5%%)")
     add("--max-tokens", type=positive, metavar="N", help="of an answer")
     add("--max-length", type=positive, metavar="N", help="tokens of a conversation")
     add("--temperatures", type=_numbers, metavar="T,T", help="answers take them in turn")

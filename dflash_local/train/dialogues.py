@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 _WORD = re.compile(r"[^\W_]+")
 _TURN = 8  # tokens of the shortest prompt of a chat; texts may begin alike without being one
-_N_WORDS = 3  # of a sequence by which prompts are compared
+# Of the words of a sequence by which prompts are compared; they wrap around.
+_FACTORS = np.array([1, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 # What more prompts share is of a template, and tells nothing; of few prompts, a tenth.
 _RARE = 16
 _ALIKE = 0.6  # share of their rare sequences that near-duplicates have in common,
 _LEAST = 6  # and how many: short prompts that differ in a word ask something else
 
 Tokens = Sequence[int]
-Sequences = npt.NDArray[np.uint32]
+Sequences = npt.NDArray[np.uint64]
 
 
 def groups(
@@ -90,31 +92,49 @@ def _join_near(union: _Union, words: Sequence[Sequence[Hashable]]) -> None:
     """Prompts with most of their rare sequences of words in common."""
     firsts = {tuple(one): index for index, one in reversed(list(enumerate(words)))}
     members = sorted(firsts.values())
-    rare = _rare([_sequences(words[index]) for index in members])
+    hashes: dict[Hashable, int] = {}
+    rare = _rare([_sequences(words[index], hashes) for index in members])
     holders: dict[int, list[int]] = defaultdict(list)
     for place, own in enumerate(rare):
-        shared = Counter(other for sequence in own for other in holders[sequence])
-        for other, n in shared.items():
-            if n >= max(_LEAST, _ALIKE * (len(own) + len(rare[other]) - n)):
+        common = Counter(other for sequence in own.shared for other in holders[sequence])
+        for other, n in common.items():
+            if n >= max(_LEAST, _ALIKE * (own.n + rare[other].n - n)):
                 union.join(members[place], members[other])
-        for sequence in own:
+        for sequence in own.shared:
             holders[sequence].append(place)
 
 
-def _rare(found: Sequence[Sequences]) -> list[list[int]]:
-    """Of each prompt the sequences that few prompts have."""
+class _Rare(NamedTuple):
+    """A prompt's sequences that few prompts have: how many, and those that another one has too."""
+
+    n: int
+    shared: list[int]
+
+
+def _rare(found: Sequence[Sequences]) -> list[_Rare]:
     if not found:
         return []
-    values, counts = np.unique(np.concatenate(found), return_counts=True)
-    few = values[counts <= min(_RARE, max(2, len(found) // 10))]
-    return [own[np.isin(own, few, assume_unique=True)].tolist() for own in found]
+    _, place, counts = np.unique(np.concatenate(found), return_inverse=True, return_counts=True)
+    ends = np.cumsum([len(own) for own in found])[:-1]
+    most = min(_RARE, max(2, len(found) // 10))
+    return [
+        _Rare(int(np.sum(n <= most)), own[(n > 1) & (n <= most)].tolist())
+        for own, n in zip(found, np.split(counts[place], ends), strict=True)
+    ]
 
 
-def _sequences(words: Sequence[Hashable]) -> Sequences:
+def _sequences(words: Sequence[Hashable], hashes: dict[Hashable, int]) -> Sequences:
     """Different sequences of words, hashed; the same in every process."""
-    parts = (words[at : at + _N_WORDS] for at in range(len(words) - _N_WORDS + 1))
-    hashes = [zlib.crc32(repr(part).encode("utf-8", "surrogatepass")) for part in parts]
-    return np.unique(np.array(hashes, np.uint32))
+    for word in words:
+        if word not in hashes:
+            digest = blake2b(repr(word).encode("utf-8", "surrogatepass"), digest_size=8)
+            hashes[word] = int.from_bytes(digest.digest(), "little")
+    own = np.array([hashes[word] for word in words], np.uint64)
+    if len(own) < len(_FACTORS):
+        return own[:0]
+    whole = len(own) - len(_FACTORS) + 1
+    parts = (own[i : i + whole] * factor for i, factor in enumerate(_FACTORS))
+    return np.unique(np.sum(list(parts), axis=0, dtype=np.uint64))
 
 
 def _squeezed(text: str) -> str | None:
