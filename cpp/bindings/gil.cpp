@@ -66,14 +66,17 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
 }
 
-void enter_library() {
-  enter();
+void InLibrary::enter() {
+  dflash::bindings::enter();
+  inside_ = true;
   if (!barred()) return;
   PyEval_SaveThread();
   sleep_for_ever();
 }
 
-void leave_library() {
+void InLibrary::exit() {
+  if (!inside_) return;
+  inside_ = false;
   leave();
 }
 

@@ -54,5 +54,6 @@ PYBIND11_MODULE(_core, module) {
   bindings::register_drafter(module);
   bindings::register_plain_rows(module);
   bindings::register_session(module);
+  bindings::register_turns(module);
   bindings::register_training(module);
 }

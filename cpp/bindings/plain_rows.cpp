@@ -53,9 +53,7 @@ std::optional<std::vector<int32_t>> equal_widths(const PlainRows& plain, LlamaVe
   check_room(verifier, plain.text());
   for (const int32_t width : widths) {
     if (width >= 0 && width <= plain.text().widest && width < verifier.max_rows()) continue;
-    throw py::value_error("width " + std::to_string(width) +
-                          " is more than the text, or the "
-                          "context, has rows for");
+    throw py::value_error("the text or the context has no rows for width " + std::to_string(width));
   }
   return alone(verifier,
                [&] { return plain.equal_widths(verifier, widths, for_seconds(seconds)); });

@@ -58,7 +58,7 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0, false};
   if (block.tokens > kMargin) {
     pause_ = 1;
-    return {0, wider(look_at_block(block, room, rate_now, catch_up)), false};
+    return {0, wider(look_at_block(block, room, rate_now, catch_up), room), false};
   }
   const Choice hope = best_block(room, rate_now, catch_up, View::hopeful);
   const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs_.verify(0);
@@ -147,8 +147,9 @@ bool Controller::may_probe(double seconds) {
 
 // A block may be narrow because wide ones were not tried: now and then the widest is, less and less
 // often, for what width does to a drafter does not change with the text.
-int32_t Controller::wider(int32_t block) {
+int32_t Controller::wider(int32_t block, int32_t room) {
   const int32_t widest = costs_.max_width();
+  if (room < widest) return block;
   blocks_since_widest_ += 1;
   if (block != widest && blocks_since_widest_ < kFirstWidest + n_widest_) return block;
   blocks_since_widest_ = 0;
@@ -156,9 +157,10 @@ int32_t Controller::wider(int32_t block) {
   return widest;
 }
 
-// What such a block is likely to bring, going by the last ones and by what is usual.
+// What such a block is likely to bring, going by the last ones and by what is usual. Where there is
+// less room it is verified as a narrower one.
 double Controller::worth(int32_t block, int32_t room, double rate, View view) const {
-  const Gain& gain = gains_[static_cast<size_t>(block)];
+  const Gain& gain = gains_[static_cast<size_t>(std::min(block, room))];
   const double usual = best_verify(chances_of({}, block), room, rate, view).tokens;
   const double last = view == View::likely ? gain.tokens : gain.hoped;
   return (gain.weight * last + kUsualBlocks * usual) / (gain.weight + kUsualBlocks);
@@ -219,8 +221,8 @@ Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
     Gain& gain = gains_[static_cast<size_t>(block)];
     const std::vector<double> chances = chances_of(draft, block);
-    const double tokens = best_verify(chances, room, rate_now).tokens;
-    const double hoped = best_verify(chances, room, rate_now, View::hopeful).tokens;
+    const double tokens = best_verify(chances, block, rate_now).tokens;
+    const double hoped = best_verify(chances, block, rate_now, View::hopeful).tokens;
     gain.tokens = (gain.tokens * gain.weight + tokens) / (gain.weight + 1);
     gain.hoped = (gain.hoped * gain.weight + hoped) / (gain.weight + 1);
     gain.weight = std::min(gain.weight + 1, kMostBlocks);

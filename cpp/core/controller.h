@@ -115,7 +115,7 @@ class Controller {
   Choice best_verify(const std::vector<double>& chances, int32_t room, double rate,
                      View view = View::likely) const;
   double gain(Choice verified, double seconds, double rate) const;
-  int32_t wider(int32_t block);
+  int32_t wider(int32_t block, int32_t room);
   int32_t look(const Choice& best, const std::vector<double>& chances, int32_t room, double rate);
   void pay_look(double change);
   void judge(Token token);

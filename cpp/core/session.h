@@ -105,6 +105,10 @@ class Session {
   /// Makes `token`, sampled by the caller from the live logits, the anchor.
   void anchor(Token token);
 
+  /// Of the tokens that the last step emitted, or of the anchor, the last `n` are not handed out,
+  /// or not yet: statistics leave them out. Without a word all of them are.
+  void withhold(int32_t n);
+
   /// Measures what decodes cost by width, on a session that has read nothing yet; takes about so
   /// long. Without it costs are learned as widths are tried.
   void calibrate(double seconds);
@@ -127,6 +131,8 @@ class Session {
   /// Statistics of an answer begin here, and what was cancelled before does not reach it.
   void start_answer() {
     last_ = Stats{};
+    emission_ = {};
+    n_withheld_ = 0;
     stop_->clear();
   }
 
@@ -172,6 +178,7 @@ class Session {
   int32_t n_unneeded(int32_t n) const;
   void free_waiting();
   void inject_waiting();
+  void catch_up();
   void fit_drafter();
   void forget(int32_t n);
   bool idle() const;
@@ -181,6 +188,7 @@ class Session {
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
+  void cut_to_exact();
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
@@ -225,6 +233,8 @@ class Session {
   std::shared_ptr<Stop> stop_;
   Stats last_;
   Stats total_;
+  Emission emission_;  // of the last step
+  int32_t n_withheld_ = 0;
 };
 
 }  // namespace dflash

@@ -34,6 +34,7 @@ class LlamaVerifier : public Verifier {
   void tap(bool on) override;
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
+  int32_t n_held() const override;
   bool trim(int32_t pos) override;
   bool can_trim(int32_t pos) const override;
   bool trims_once() const override { return has_snapshots_; }

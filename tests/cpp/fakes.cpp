@@ -180,6 +180,7 @@ void FakeDrafter::inject(const float* features, int32_t n, int32_t pos) {
   CHECK(memory_.empty() || memory_.back().pos + 1 == pos);
   CHECK(size_of(memory_) + n <= n_ctx());
   n_injected += n;
+  n_unwaited += n;
   for (int32_t i = 0; i < n; ++i, features += FakeVerifier::kFeatures) {
     if (fails && i >= (n + 1) / 2) break;
     CHECK_EQUAL(features[1], static_cast<float>(pos + i));
@@ -193,6 +194,8 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
   const bool fails = calls_.next();
   CHECK(width >= 1 && width <= max_width());
   CHECK(memory_.empty() || memory_.back().pos + 1 == pos);  // all features before the anchor
+  if (before_draft) before_draft(*this);
+  n_unwaited = 0;  // what it drafts is read, and with it all is done
   ++n_drafts;
   widths.push_back(width);
   out.clear();
@@ -208,6 +211,12 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
     out.confidence.push_back(0.5F);
     hash = Law::after(hash, token);
   }
+}
+
+void FakeDrafter::wait() {
+  if (while_waiting) while_waiting();
+  ++n_waits;
+  n_unwaited = 0;
 }
 
 void FakeDrafter::trim(int32_t pos) {

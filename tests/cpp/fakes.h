@@ -101,6 +101,7 @@ class FakeVerifier : public Verifier {
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
   const float* logits(int32_t row) const override;
+  int32_t n_held() const override { return static_cast<int32_t>(memory_.size()); }
   bool trim(int32_t pos) override;
   bool can_trim(int32_t pos) const override;
   bool trims_once() const override { return size_.memory == Memory::last_rows; }
@@ -162,6 +163,7 @@ class FakeDrafter : public Drafter {
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
   void forget(int32_t pos) override;
+  void wait() override;
   std::string save() override;
   void load(std::string_view state) override;
 
@@ -170,9 +172,13 @@ class FakeDrafter : public Drafter {
   int32_t n_features_wanted = FakeVerifier::kFeatures;
   int32_t max_inject_wanted = 5;
   int32_t n_ctx_wanted = 4096;
-  int32_t n_injected = 0;       ///< rows taken in so far
-  int32_t n_drafts = 0;         ///< calls of draft()
-  std::vector<int32_t> widths;  ///< what they were asked for
+  int32_t n_injected = 0;                                ///< rows taken in so far
+  int32_t n_unwaited = 0;                                ///< of them, rows that were not waited for
+  int32_t n_waits = 0;                                   ///< calls of wait()
+  int32_t n_drafts = 0;                                  ///< calls of draft()
+  std::function<void(const FakeDrafter&)> before_draft;  ///< something that happens then
+  std::function<void()> while_waiting;                   ///< and meanwhile
+  std::vector<int32_t> widths;                           ///< what they were asked for
 
  private:
   const Law& law_;
