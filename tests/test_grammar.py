@@ -98,6 +98,8 @@ CHAINS: dict[str, tuple[tuple[Callable[[Chain], None], ...], bool]] = {
         True,
     ),
     "top-k": ((GRAMMAR, top_k(5), temp(1.5), dist), True),
+    "many, temp": ((GRAMMAR, top_k(90), temp(0.8), dist), True),
+    "many, little cut": ((GRAMMAR, top_k(90), top_p(0.9999), min_p(1e-9), temp(0.8), dist), True),
     "top-k, penalties": ((penalties(1.3, 0.2, 0.4), GRAMMAR, top_k(8), dist), True),
     "top-k, typical": ((GRAMMAR, top_k(6), typical(0.7), temp(1.2), dist), True),
     "top-k, top-p": ((GRAMMAR, top_k(30), top_p(0.8), temp(1.2), dist), True),

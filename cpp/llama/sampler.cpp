@@ -37,7 +37,7 @@ bool is_greedy(llama_sampler* chain) {
 ChainSampler::ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain)
     : verifier_(verifier),
       chain_(chain),
-      shaping_(chain, verifier.n_vocab()),
+      shaping_(chain, verifier.n_vocab(), Shaping::Wanted::choice),
       greedy_(is_greedy(chain)) {}
 
 size_t ChainSampler::n_possible(const std::vector<Token>& drafts) const {

@@ -79,9 +79,10 @@ bool is_active(llama_sampler* chain, int32_t i) {
   return name_in(chain, i).substr(0, 1) != "?";
 }
 
-Shaping::Shaping(llama_sampler* chain, int32_t n_vocab)
+Shaping::Shaping(llama_sampler* chain, int32_t n_vocab, Wanted wanted)
     : chain_(chain),
       n_vocab_(n_vocab),
+      wanted_(wanted),
       last_(is_chain(chain) ? api().llama_sampler_chain_n(chain) - 1 : -1),
       grammar_(last_) {
   for (int32_t i = 0; i < last_ && !has_grammar(); ++i) {
@@ -210,12 +211,24 @@ bool Shaping::decide_by_bounds(float bound, llama_token_data_array& out) {
   most.resize(k_, {kUnseen, bound, 0.0F});
   llama_token_data_array with_others = array_of(most, /*sorted=*/true);
   apply(with_others, after_, last_);
-  if (with_others.size == 0 || with_others.size > found_.size()) return false;
-  if (!(found_[with_others.size - 1].logit > bound)) return false;
   left_ = found_;
   out = array_of(left_, /*sorted=*/true);
   apply(out, after_, last_);
-  return out.size == with_others.size;
+  const size_t n_own = std::min(with_others.size, found_.size());
+  if (n_own == 0 || !(found_[n_own - 1].logit > bound)) return false;
+  if (out.size == with_others.size) return true;
+  return wanted_ == Wanted::choice && chooses_alike(out, with_others);
+}
+
+// A draw adds up what is likeliest until it has its share of the sum: the larger the sum, the later
+// it ends. Where the least and the most that the sum can be end at one token, so does the truth.
+bool Shaping::chooses_alike(llama_token_data_array& some, llama_token_data_array& more) const {
+  llama_sampler* draw = api().llama_sampler_chain_get(chain_, last_);
+  for (llama_token_data_array* candidates : {&some, &more}) {
+    const std::unique_ptr<llama_sampler, Free> once(api().llama_sampler_clone(draw));
+    api().llama_sampler_apply(once.get(), candidates);
+  }
+  return some.selected == more.selected;
 }
 
 // What min-p keeps depends on the likeliest token only. It leaves the order of the row.

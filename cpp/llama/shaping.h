@@ -25,10 +25,12 @@ bool is_active(llama_sampler* chain, int32_t i);
 ///
 /// A grammar is slow: it is asked about the likeliest tokens first, and about no more of them than
 /// the samplers after it can use. What the last sampler gets to see is the same, in the same order,
-/// as if the grammar had been asked about the whole row.
+/// as if the grammar had been asked about the whole row; where only its choice is wanted, that is.
 class Shaping {
  public:
-  Shaping(llama_sampler* chain, int32_t n_vocab);
+  enum class Wanted { distribution, choice };
+
+  Shaping(llama_sampler* chain, int32_t n_vocab, Wanted wanted);
 
   bool has_grammar() const { return grammar_ < last_; }
 
@@ -55,9 +57,11 @@ class Shaping {
   bool decide_top_k(float bound, llama_token_data_array& out);
   bool decide_by_bounds(float bound, llama_token_data_array& out);
   bool decide_min_p(float bound, llama_token_data_array& out);
+  bool chooses_alike(llama_token_data_array& some, llama_token_data_array& more) const;
 
   llama_sampler* chain_;
   int32_t n_vocab_;
+  Wanted wanted_;
   int32_t last_;         ///< the sampler that chooses
   int32_t grammar_;      ///< last_ where there is none
   int32_t after_ = 0;    ///< the first sampler after the grammar that does anything
