@@ -9,8 +9,9 @@ thing behind that one name; the modules of llama_cpp stay as they are.
 from __future__ import annotations
 
 import contextlib
+import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llama_cpp
@@ -29,6 +30,7 @@ def construct(llm: llama_cpp.Llama, model_path: str, *, verbose: bool, **kwargs:
 
     Raises:
         ModelError: libllama could not load the model or make its context; says libllama's reason.
+            Or its chat template is none.
     """
     names = types.SimpleNamespace(**{**vars(internals), "LlamaModel": _Model})
     init = _with_names(
@@ -37,12 +39,25 @@ def construct(llm: llama_cpp.Llama, model_path: str, *, verbose: bool, **kwargs:
     with contextlib.ExitStack() as stack:
         log = [] if verbose else stack.enter_context(captured_log())
         try:
-            init(llm, model_path, verbose=verbose, **kwargs)
+            with template_errors(model_path):
+                init(llm, model_path, verbose=verbose, **kwargs)
         except ValueError as error:
             if not str(error).startswith(_UNEXPLAINED):
                 raise
             said = "".join(log).strip() or "libllama does not say why"
             raise ModelError(f"{model_path}: {error}: {said}") from error
+
+
+@contextlib.contextmanager
+def template_errors(model_path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the parent's constructor raises where a model's chat template is none, as ModelError."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        path = os.fspath(model_path)
+        raise ModelError(f"{path}: its chat template cannot be used: {error}") from error
 
 
 class _Model(internals.LlamaModel):  # type: ignore[misc]

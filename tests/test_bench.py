@@ -141,17 +141,17 @@ def test_memory_is_libllamas_own_account(run: Run) -> None:
 
 def test_a_slowed_session_is_found_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock of its own: a tenth of a second passes with each token."""
-    by_step, late = generation.by_step, itertools.count()
+    tokens_of, late = generation.tokens_of, itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + seconds[-1])
     seconds = [0.0]
 
     def slowly(*arguments: Any) -> Iterator[int]:
-        for token in by_step(*arguments):
+        for token in tokens_of(*arguments):
             seconds.append(0.1 * next(late))
             yield token
 
     monkeypatch.setattr(asking, "time", clock)
-    monkeypatch.setattr(generation, "by_step", slowly)
+    monkeypatch.setattr(generation, "tokens_of", slowly)
     slowed = run_bench(OPTIONS, PROMPTS, lambda *_: None)
     old, new = (to_report(derive(OPTIONS, r, PROMPTS)) for r in (run, slowed))
     changes = {(c.mode, c.measure): c for c in compare(old, new)}

@@ -8,6 +8,7 @@ from typing import Any
 from ..other_work import OtherWork
 from . import tables
 from .adaptive import headline
+from .measures import disagree
 from .memory import Memory
 from .record import ADAPTIVE
 from .report import Report, Results
@@ -23,8 +24,10 @@ def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) 
         *verdicts(results),
         _conditions(report),
         _section("Speed", tables.speed_table(results.overall), "speed.png"),
+        "Speed-up: of the median answer. Total speed-up: all tokens over all seconds, where long "
+        "answers weigh more.",
         _section("By category", tables.category_table(results.by_category)),
-        "Median speed-up / acceptance length.",
+        "Median speed-up / total speed-up / acceptance length.",
         *_adaptive(results),
         _section("Acceptance", _positions(results), "acceptance.png"),
         "Share of blocks in which at least so many drafts were accepted.",
@@ -98,7 +101,30 @@ def warnings(report: Report) -> list[str]:
         lines.append(
             f"- **The machine wavered**: rounds of the same work differ by up to {max(drifts):.0%}."
         )
-    return lines
+    return [*lines, *_disagreements(report)]
+
+
+def _disagreements(report: Report) -> list[str]:
+    """Where the median answer and all answers together say two things."""
+    found = [
+        (tables.mode_name(s["mode"]), s["speed_up"]["median"], s["speed_up_total"])
+        for s in report["summaries"]
+        if s["category"] == "all" and s["speed_up"] and s["speed_up_total"]
+    ]
+    return [
+        f"- **Median and total disagree**: {', '.join(_both(*known) for known in modes)} (the "
+        "speed-up of the median answer, and that of all tokens over all seconds): the answers that "
+        f"take longest gain {how} than most. Measure on prompts like those you will run."
+        for how, modes in (
+            ("less", [f for f in found if disagree(*f[1:]) and f[1] > f[2]]),
+            ("more", [f for f in found if disagree(*f[1:]) and f[1] < f[2]]),
+        )
+        if modes
+    ]
+
+
+def _both(name: str, typical: float, total: float) -> str:
+    return f"{name} {typical:.2f}x and {total:.2f}x"
 
 
 def _adaptive(results: Results) -> list[str]:
@@ -106,9 +132,9 @@ def _adaptive(results: Results) -> list[str]:
         return []
     return [
         _section("Adaptive widths", tables.adaptive_table(results.adaptive)),
-        "Over plain decoding, least by prompt (medians over the rounds), and over the fixed width "
-        "that was fastest in the same answers. Adaptive widths have a model of their own and learn "
-        "from its steps alone.",
+        "Over plain decoding, of the median answer and in total, least by prompt (medians over the "
+        "rounds), and over the fixed width that was fastest in the same answers. Adaptive widths "
+        "have a model of their own and learn from its steps alone.",
     ]
 
 

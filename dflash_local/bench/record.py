@@ -20,7 +20,8 @@ class Step:
     Attributes:
         n_drafted: drafts verified.
         n_accepted: drafts among the tokens emitted.
-        n_emitted: tokens emitted, correction or bonus included.
+        n_emitted: tokens handed out, correction or bonus included; fewer than were computed where
+            the answer ended inside the block.
         seconds: by part, see ``PARTS``.
     """
 

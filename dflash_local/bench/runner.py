@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ import llama_cpp
 from dflash_local import Llama
 from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
-from dflash_local.errors import BackendError, ContextError, DFlashError
+from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.parent import template_errors
+from dflash_local.rendering import chat_template
 
 from .asking import Asked, ask, is_end
 from .margins import find_differences
@@ -129,7 +132,7 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     memory.verifier = options.verifier.stat().st_size
     memory.drafter = options.drafter.stat().st_size
     memory.resident["before"] = resident_bytes()
-    with LoadLog() as log:
+    with LoadLog() as log, template_errors(options.verifier):
         plain = llama_cpp.Llama(str(options.verifier), **settings)
     stack.enter_context(closing(plain))
     memory.devices = log.devices
@@ -152,7 +155,7 @@ def _ours(
 ) -> Llama:
     llm = Llama(str(options.verifier), drafter=str(options.drafter), width=width, **settings)
     stack.enter_context(closing(llm))
-    if llm.session is None:
+    if llm.session is None or llm.session.drafter is None:
         raise BackendError(
             f"{options.verifier}: nothing can be drafted for this verifier (see the warning), so "
             "there is nothing to compare"
@@ -176,6 +179,25 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
 def _trained_context(verifier: Path) -> int:
     header = GGUFHeader(verifier)
     return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))
+
+
+def _rendered(llm: llama_cpp.Llama, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+    """The tokens of each prompt; names those that the chat template cannot write."""
+    if chat_template(llm) is None and any(prompt.messages for prompt in prompts):
+        warnings.warn(
+            "the verifier has no chat template: it is asked as Llama 2 would be, [INST]",
+            stacklevel=2,
+        )
+    rendered, problems = {}, []
+    for prompt in prompts:
+        try:
+            rendered[prompt.id] = render(llm, prompt)
+        except PromptError as error:
+            problems.append(f"{prompt.id}: {error}")
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise PromptError(f"prompts that cannot be asked:{listed}")
+    return rendered
 
 
 class _Bench:
@@ -206,7 +228,7 @@ class _Bench:
             self._run.differences = find_differences(self._plain, rendered, answers)
 
     def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        rendered = {prompt.id: render(self._plain, prompt) for prompt in prompts}
+        rendered = _rendered(self._plain, prompts)
         room = self._run.n_ctx - self._options.max_tokens
         long = [
             f"{name} ({len(tokens)})" for name, tokens in rendered.items() if len(tokens) > room

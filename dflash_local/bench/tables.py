@@ -43,13 +43,15 @@ def speed_table(summaries: Sequence[Summary]) -> Table:
             mode_name(s.mode),
             spread_text(s.tokens_per_second, 1),
             "1" if s.mode == PLAIN else spread_text(s.speed_up, 2),
+            "1" if s.mode == PLAIN else number(s.speed_up_total, 2),
             number(s.speed_up_least, 2),
             number(s.acceptance_length, 2),
             percent(s.acceptance_rate),
         ]
         for s in summaries
     ]
-    head = ["", "tokens/s", "speed-up", "least prompt", "acceptance length", "acceptance rate"]
+    head = ["", "tokens/s", "speed-up", "total speed-up", "least prompt"]
+    head += ["acceptance length", "acceptance rate"]
     return Table(head, rows, fastest(summaries))
 
 
@@ -85,13 +87,14 @@ def quality_table(summaries: Sequence[Summary]) -> Table:
 
 
 def category_table(by_category: dict[str, list[Summary]]) -> Table:
-    """Speed-up and acceptance length of each width, by category."""
+    """Median and total speed-up and acceptance length of each width, by category."""
     first = next(iter(by_category.values()))
     modes = [s.mode for s in first if s.mode != PLAIN]
     rows = []
     for category, summaries in by_category.items():
         cells = [
-            f"{spread_median(s.speed_up)}x / {number(s.acceptance_length, 2)}"
+            f"{spread_median(s.speed_up)}x / {number(s.speed_up_total, 2)}x / "
+            f"{number(s.acceptance_length, 2)}"
             for s in summaries
             if s.mode != PLAIN
         ]
@@ -105,15 +108,18 @@ def adaptive_table(found: Sequence[Adaptive]) -> Table:
         [
             a.category,
             spread_text(a.speed_up, 2),
+            number(a.speed_up_total, 2),
             f"{a.least:.2f} ({a.least_prompt})",
             NONE if a.best is None else a.best,
             spread_text(a.over_best, 2),
+            number(a.over_best_total, 2),
             shares_text(a.widths),
             percent(a.unused),
         ]
         for a in found
     ]
-    head = ["category", "speed-up", "least prompt", "best fixed width", "over that"]
+    head = ["category", "speed-up", "total speed-up", "least prompt", "best fixed width"]
+    head += ["over that", "over that, in total"]
     return Table([*head, "steps by drafts verified", "steps that drafted in vain"], rows)
 
 
@@ -131,7 +137,7 @@ def cost_table(costs: CostAccount) -> Table:
         for row in costs.rows
     ]
     head = ["width", "verify, ms", "draft, ms", "sample, ms", "inject, ms", "break-even length"]
-    head += ["acceptance length", "predicted speed-up", "measured speed-up"]
+    head += ["acceptance length", "predicted speed-up", "total speed-up"]
     measured = [row.measured or 0.0 for row in costs.rows]
     return Table(head, rows, measured.index(max(measured)) if any(measured) else None)
 

@@ -133,7 +133,9 @@ def _lines() -> Progress:
 def _show(console: Console, results: Results, report: Report, compared: list[str]) -> None:
     shown = {
         "Speed": tables.speed_table(results.overall),
-        "By category (speed-up / acceptance length)": tables.category_table(results.by_category),
+        "By category (speed-up / total speed-up / acceptance length)": tables.category_table(
+            results.by_category
+        ),
         **_adaptive(results),
         "Latency": tables.latency_table(results.overall),
         "Quality": tables.quality_table(results.overall),

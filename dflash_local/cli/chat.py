@@ -17,6 +17,7 @@ from dflash_local.cli.options import ChatOptions, parse
 from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
+from dflash_local.rendering import chat_template
 
 HELP = (
     "/stats  what the drafts brought so far, and what the widths are chosen by\n"
@@ -59,6 +60,10 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
             screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
         llm = load(options, (verifier, drafter))
     with contextlib.closing(llm):
+        if chat_template(llm) is None:
+            screen.notice(
+                f"{verifier.name} has no chat template: asked as Llama 2 would be, [INST]"
+            )
         setup = Setup(verifier, drafter, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)

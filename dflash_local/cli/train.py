@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         return 1
     try:
         options = _options(arguments)
-        with shown(options.fit.steps) as progress:
+        with shown(options.fit.steps) as progress, _warnings_shown(progress):
             _run(arguments.step, options, progress)
     except KeyboardInterrupt:
         print("dflash-local train: interrupted; the same command goes on", file=sys.stderr)
@@ -43,6 +44,13 @@ def main(argv: list[str]) -> int:
         print(f"dflash-local train: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _warnings_shown(progress: TrainProgress) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: progress.say(f"warning: {message}")
+        yield
 
 
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
@@ -69,17 +77,20 @@ def _steps(
     processes: Processes,
     progress: TrainProgress,
 ) -> None:
-    from dflash_local.train import finish, pipeline
+    from dflash_local.train import answers, data, finish, pipeline
 
-    if "prompts" in wanted and processes.rank == 0:
-        pipeline.make_prompts(options, verifier, work, progress.count)
+    if {"prompts", "generate"} & set(wanted) and processes.rank == 0:
+        asked = data.make_prompts(options, verifier, work, progress.count)
+        progress.say_all([] if asked is None else asked.lines(examples=True))
     if "generate" in wanted and processes.rank == 0:
-        pipeline.make_answers(options, verifier, work, progress.count)
+        answers.make_answers(options, verifier, work, progress.count)
     processes.wait()
     if not {"fit", "simulate", "export"} & set(wanted):
         return
     training = pipeline.Training(options, verifier, work, processes)
     try:
+        if processes.rank == 0:
+            progress.say_all(training.used.lines())
         if "fit" in wanted:
             training.fit.run(progress.fitted)
         if processes.rank == 0 and {"simulate", "export"} & set(wanted):
