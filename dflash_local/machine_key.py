@@ -17,6 +17,8 @@ from typing import Any
 
 import llama_cpp
 
+from .other_work import affinity
+
 # Which devices there are to see, and how OpenMP's threads wait and where they run.
 _ENVIRONMENT = (
     "CUDA_VISIBLE_DEVICES",
@@ -100,15 +102,6 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
             function.restype, function.argtypes = result, list(arguments)
             return function
     raise AttributeError(name)
-
-
-def affinity() -> list[int] | None:
-    """The processors that this process may run on; None where the system does not tell."""
-    import psutil
-
-    with contextlib.suppress(AttributeError, psutil.Error, OSError):
-        return list(psutil.Process().cpu_affinity())
-    return None
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "core/errors.h"
 #include "core/stop.h"
 
 namespace dflash::bindings {
@@ -57,6 +58,12 @@ Locked::Locked() {
 Locked::~Locked() {
   if (held_) PyGILState_Release(state_);
   leave();
+}
+
+void check_signals() {
+  const Locked locked;
+  if (!locked) throw Cancelled("the interpreter ends");
+  if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
 }
 
 void InLibrary::enter() {

@@ -35,6 +35,9 @@ class Locked {
   PyGILState_STATE state_{};
 };
 
+/// Ctrl-C ends work that lasts, between two decodes. Called without the GIL.
+void check_signals();
+
 /// While it is entered, the calling thread is among those that prepare_exit() waits for:
 /// llama_cpp's own calls work for it, without the GIL. After prepare_exit() other threads sleep
 /// here instead.

@@ -51,13 +51,6 @@ std::vector<Token> to_vector(const py::object& tokens) {
   return ids;
 }
 
-/// Ctrl-C ends a long read between two chunks.
-void check_signals() {
-  const Locked locked;
-  if (!locked) throw Cancelled("the interpreter ends");
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 /// A llama_sampler from None (greedy), an address, or llama_cpp's LlamaSampler.
 llama_sampler* sampler_address(const py::object& sampler) {
   if (sampler.is_none()) return nullptr;
@@ -280,8 +273,12 @@ void restore(Handle& handle, const std::vector<py::dict>& contexts,
     Controller begun(session.controller()->costs().max_width());
     begun.costs().restore(costs);
     begun.chances().restore(accepted);
-    *session.controller() = std::move(begun);
+    session.restore(std::move(begun));
   });
+}
+
+void set_exact(Handle& handle, const std::vector<int32_t>& widths, int32_t up_to, bool only) {
+  handle.run([&](Session& session) { session.set_exact(ExactWidths(widths, up_to, only)); });
 }
 
 std::string repr(Handle& handle) {
@@ -392,6 +389,8 @@ void register_state(py::class_<Handle>& session) {
           py::arg("seconds"))
       .def("learned", &learned)
       .def("restore", &restore, py::kw_only(), py::arg("contexts"), py::arg("accepted"))
+      .def("set_exact", &set_exact, py::arg("widths"), py::kw_only(), py::arg("up_to"),
+           py::arg("only"))
       .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
       .def("cancel", &Handle::cancel)
       .def("close", &Handle::close)

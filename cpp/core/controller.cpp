@@ -34,6 +34,11 @@ constexpr size_t kMostOpen = 4;
 Controller::Controller(int32_t max_width)
     : costs_(max_width), chances_(max_width), gains_(static_cast<size_t>(max_width) + 1) {}
 
+void Controller::enter(int32_t n_past) {
+  n_past_ = n_past;
+  costs_.enter(n_past);
+}
+
 // Tokens a second: what is reached at present, and no less than plain decoding.
 double Controller::rate() const {
   const double plain = 1 / costs_.verify(0);
@@ -188,8 +193,9 @@ std::vector<double> Controller::chances_of(const Lookup& lookup) const {
 }
 
 // What a verify brings over a plain step, where its drafts emit so many tokens.
-double Controller::gain(double tokens, double seconds, double rate) const {
-  return tokens - rate * (seconds - likely_.verify[0]);
+double Controller::gain(Choice verified, double seconds, double rate) const {
+  const double price = exact_.price(verified.width, n_past_) * (1 + verified.tokens);
+  return verified.tokens - price - rate * (seconds - likely_.verify[0]);
 }
 
 // The width that brings most, 0 where none does.
@@ -202,7 +208,8 @@ Controller::Choice Controller::best_verify(const std::vector<double>& chances, i
   for (int32_t width = 1; width <= n; ++width) {
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
-    const double won = gain(tokens, prices(view).verify[static_cast<size_t>(width)], rate);
+    const double seconds = prices(view).verify[static_cast<size_t>(width)];
+    const double won = gain({width, tokens}, seconds, rate);
     if (won > best.tokens) best = {width, won};
   }
   return best;
@@ -240,8 +247,8 @@ int32_t Controller::look(const Choice& best, const std::vector<double>& chances,
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
     const double hope = hope_of(costs_.verify_doubt(width, best.width));
-    const double hoped = gain(tokens, verify(width, hope), rate);
-    const double loss = best.tokens - gain(tokens, verify(width, hope / 2), rate);
+    const double hoped = gain({width, tokens}, verify(width, hope), rate);
+    const double loss = best.tokens - gain({width, tokens}, verify(width, hope / 2), rate);
     const double budget = rate * costs_.verify(0) * looks_;
     if (width == best.width || hoped < most || loss > budget) continue;
     most = hoped;
@@ -255,7 +262,7 @@ void Controller::pay_look(double change) {
   if (look_.width == 0) return;
   const double rate_now = rate();
   const double seconds = (1 + 2 * change) * costs_.verify(look_.width);
-  const double loss = look_.instead - gain(look_.tokens, seconds, rate_now);
+  const double loss = look_.instead - gain({look_.width, look_.tokens}, seconds, rate_now);
   looks_ -= std::max(0.0, loss) / (rate_now * costs_.verify(0));
   look_ = {};
 }

@@ -39,6 +39,8 @@ class Verifier {
   /// Copies the features of rows `first` .. `first + n - 1` of the last decode: [n, n_features()].
   /// The tap was on when it began.
   virtual void features(int32_t first, int32_t n, float* out) = 0;
+  /// The logits of a row of the last decode, [n_vocab()]; -1 is the last row.
+  virtual const float* logits(int32_t row) const = 0;
   /// Positions that the memory holds, whoever wrote them.
   virtual int32_t n_held() const = 0;
   /// Forgets the positions from `pos` on. False where the memory cannot drop a part of a sequence;

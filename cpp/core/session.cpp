@@ -89,8 +89,13 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   if (prompt.empty()) throw std::invalid_argument("the prompt is empty: it needs a token");
   int32_t keep = std::min(common_prefix(tokens_, prompt), n_past_);
   const bool logits_at_hand = logits_live_ && n_past_ == keep;
-  if (keep == size_of(prompt) && !logits_at_hand) keep -= 1;
-  if (wants_features()) {
+  const bool is_whole = keep == size_of(prompt) && !logits_at_hand;
+  if (exact_.only()) {
+    keep = kept_by_plain(keep, is_whole);
+  } else if (is_whole) {
+    keep -= 1;
+  }
+  if (wants_features() && !exact_.only()) {
     // What was read at width 0 is read again, as far back as the drafter sees.
     keep = std::min(keep, std::max(untold_from_, size_of(prompt) - drafter_->n_ctx()));
     untold_from_ = kNowhere;
@@ -98,6 +103,15 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   const int32_t reached = rewind(keep);
   n_expected_ = size_of(prompt);
   return reached;
+}
+
+// Tokens give other bits when others are read together with them. A step that failed may have taken
+// the logits of a prompt with it, which plain decoding has at hand: they come of the same piece
+// again. And where plain decoding has no snapshots to go back to, it begins anew.
+int32_t Session::kept_by_plain(int32_t keep, bool is_whole) const {
+  if (verifier_.trims_once() && keep < n_past_) return 0;
+  if (!is_whole) return keep;
+  return keep == n_past_ && keep == last_read_.end ? last_read_.begin : keep - 1;
 }
 
 void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& progress) {
@@ -135,6 +149,7 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
   }
   take_features(n);
   tokens_.insert(tokens_.end(), tokens, tokens + n);
+  last_read_ = {n_past_, n_past_ + n};
   n_past_ += n;
   logits_live_ = true;
   last_.n_prompt += n;
@@ -265,6 +280,7 @@ int32_t Session::rewind(int32_t n_tokens) {
     tokens_.resize(static_cast<size_t>(n_tokens));
     n_past_ = n_tokens;
     n_expected_ = 0;
+    if (n_tokens < last_read_.end) last_read_ = {};
     logits_live_ = false;
     ahead_ = true;
   }
@@ -303,6 +319,7 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
   n_expected_ = 0;
+  last_read_ = {};
   logits_live_ = false;
   end_step();
   trim_memories();
@@ -379,6 +396,7 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   guarded([&] {
     make_draft(draft, n_room, sampler);
     if (sampler != nullptr) draft_.cut(sampler->n_possible(draft_.tokens));
+    if (exact_.only()) cut_to_exact();
     decode_block();
   });
   proposed_ = true;
@@ -452,6 +470,10 @@ void Session::catch_up() {
   controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
 }
 
+void Session::cut_to_exact() {
+  draft_.cut(static_cast<size_t>(exact_.widest(size_of(draft_.tokens), n_past_)));
+}
+
 void Session::copy_draft(int32_t n) {
   draft_.clear();
   draft_.tokens.assign(lookup_.tokens.begin(), lookup_.tokens.begin() + n);
@@ -462,10 +484,11 @@ void Session::copy_draft(int32_t n) {
 Plan Session::make_plan(int32_t n_room) {
   if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
+  if (exact_.only() && exact_.widest(n_room, n_past_) == 0) return {};
   if (options_.width != SessionOptions::kAdaptive) {
     return {0, std::min(options_.width, widest), false};
   }
-  controller_->costs().enter(n_past_);
+  controller_->enter(n_past_);
   const int32_t n_behind = std::min(n_waiting(), drafter_->n_ctx());
   const double catch_up = n_behind > kFew ? controller_->costs().catch_up(n_behind) : 0.0;
   const int32_t n = std::min(n_room, widest);
@@ -557,7 +580,18 @@ Finish Session::finish_after(Token token) const {
   return n_past_ >= verifier_.n_ctx() ? Finish::context_full : Finish::none;
 }
 
-// ---- what decodes cost ---------------------------------------------------------------------
+// ---- what decodes cost, and which are plain decoding's to the bit ---------------------------
+
+void Session::set_exact(const ExactWidths& exact) {
+  exact_ = exact;
+  if (controller_) controller_->set_exact(exact_);
+}
+
+void Session::restore(Controller known) {
+  if (!controller_) return;
+  controller_ = std::move(known);
+  controller_->set_exact(exact_);
+}
 
 void Session::calibrate(double seconds) {
   if (!tokens_.empty()) throw std::logic_error("calibrate() comes before the first prompt");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/controller.h"
+#include "core/exact_widths.h"
 #include "core/models.h"
 #include "core/stats.h"
 
@@ -114,6 +115,11 @@ class Session {
   /// What is known of costs and acceptance; nothing without a drafter.
   const Controller* controller() const { return controller_ ? &*controller_ : nullptr; }
   Controller* controller() { return controller_ ? &*controller_ : nullptr; }
+  /// Goes on with what was known earlier.
+  void restore(Controller known);
+  /// Which widths are exact. Where no others are verified, prompts are read as plain decoding reads
+  /// them: nothing is read again that it would not read again, and in the same pieces.
+  void set_exact(const ExactWidths& exact);
 
   /// The drafter's memory as bytes, and back; load_drafter() makes `n_features` of them valid.
   std::string save_drafter();
@@ -154,9 +160,16 @@ class Session {
     double draft = 0;
   };
 
+  /// Positions that were decoded at once.
+  struct Piece {
+    int32_t begin = 0;
+    int32_t end = 0;
+  };
+
   StepResult first_step(Sampler& sampler);
   Seconds time_decode(int32_t width, std::minstd_rand& random);
   void anchor_last();
+  int32_t kept_by_plain(int32_t keep, bool is_whole) const;
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
   bool wants_features() const;
@@ -175,6 +188,7 @@ class Session {
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
+  void cut_to_exact();
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
@@ -198,6 +212,7 @@ class Session {
   static constexpr int32_t kNowhere = std::numeric_limits<int32_t>::max();
   int32_t untold_from_ = kNowhere;  // position from which on width 0 told the drafter nothing
   int32_t n_expected_ = 0;          // tokens of the prompt that is being read
+  Piece last_read_;                 // what was read last, while all of it is held
   int32_t tokens_idle_ = 0;         // emitted since a block was drafted that promised to pay
   bool tapped_ = false;             // the last decode gave features
   bool logits_live_ = false;
@@ -214,6 +229,7 @@ class Session {
   std::vector<Token> block_;    // anchor and draft, as they are decoded
   std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
   std::optional<Controller> controller_;
+  ExactWidths exact_;
   std::shared_ptr<Stop> stop_;
   Stats last_;
   Stats total_;

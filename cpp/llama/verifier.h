@@ -41,8 +41,7 @@ class LlamaVerifier : public Verifier {
   void watch(const Stop& stop) override;
   bool is_eog(Token token) const override { return api().llama_vocab_is_eog(vocab_, token); }
 
-  /// The logits of a row of the last decode, [n_vocab]; -1 is the last row.
-  const float* logits(int32_t row) const;
+  const float* logits(int32_t row) const override;
   int32_t n_vocab() const override { return n_vocab_; }
   llama_context* context() const { return context_; }
   const VerifierOptions& options() const { return options_; }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..other_work import OtherWork
 from . import tables
 from .adaptive import headline
-from .machine import OtherWork
 from .measures import disagree
 from .memory import Memory
 from .record import ADAPTIVE

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 from dflash_local import Llama
+from dflash_local.busy import BusyWatch
 from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         if text is not None and not text.strip():
             screen.notice("dflash-local chat: nothing to answer, standard input is empty (see -p)")
             return 0
-        with _warnings_as_notices(screen):
+        with _warnings_as_notices(screen), BusyWatch(options.threads):
             return _chat(options, text, screen)
     except KeyboardInterrupt:
         return 0 if text is None else INTERRUPTED

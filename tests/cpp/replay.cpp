@@ -58,7 +58,7 @@ Strategy fixed(int32_t width) {
 Strategy adaptive(Controller& controller) {
   const int32_t widest = controller.costs().max_width();
   return {[=, &controller](const Lookup& lookup, double catch_up, int64_t n_past) {
-            controller.costs().enter(n_past);
+            controller.enter(static_cast<int32_t>(n_past));
             return controller.choose(widest, lookup, catch_up);
           },
           [=, &controller](const Draft& draft) { return controller.choose_verify(draft, widest); },
