@@ -85,7 +85,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             plainly, by the same loop.
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
             step by step, for the most tokens a second. What drafting and verifying cost is measured
-            for half a second when a pair is first loaded, and remembered in the cache folder.
+            for about half a second when a pair is first loaded, and remembered in the cache folder.
         sampling: what temperatures above 0 do. "exact": a draft is kept where it is what plain
             decoding would have sampled, so that a seed gives the same tokens as without a drafter.
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
