@@ -85,6 +85,7 @@ def _options(arguments: Arguments) -> BenchOptions:
         gpu_layers=arguments.gpu_layers,
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
+        long_answers=arguments.long_answers,
     )
 
 
@@ -138,6 +139,7 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
         ),
         **_adaptive(results),
         "Latency": tables.latency_table(results.overall),
+        **_calls(results),
         "Quality": tables.quality_table(results.overall),
         "Cost account": tables.cost_table(results.costs),
     }
@@ -150,6 +152,15 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
         print(line.replace("**", ""))
     for line in markdown.verdicts(results):
         print(line)
+
+
+def _calls(results: Results) -> dict[str, tables.Table]:
+    shown = {}
+    if results.calls:
+        shown[markdown.CALLS] = tables.call_table(results.calls)
+    if results.places:
+        shown[markdown.PLACES] = tables.place_table(results.places)
+    return shown
 
 
 def _adaptive(results: Results) -> dict[str, tables.Table]:
