@@ -13,8 +13,9 @@ from typing import Any
 import llama_cpp
 import pytest
 from rpc_servers import placed, server
+from waiting import PATIENCE
 
-import dflash_local
+import dflash_local.rpc
 from dflash_local import hub
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
@@ -104,7 +105,8 @@ def rpc_server() -> Iterator[str]:
     """The endpoint of an RPC server on one thread."""
     if not llama_cpp.llama_supports_rpc():
         pytest.skip("this llama-cpp-python was built without RPC")
-    with server() as (endpoint, _), ExitStack() as stack:
+    with server() as (endpoint, _), ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dflash_local.rpc, "PATIENCE", PATIENCE)
         # While a model has a connection, the server is not tried out before others load.
         first = dflash_local.Llama(str(MODELS / "verifier-f32.gguf"), rpc=endpoint, n_threads=1)
         stack.callback(first.close)
