@@ -228,6 +228,8 @@ def bench(arguments: list[str]) -> int:
     The report goes to ``build/bench``, the medians to this machine's files under
     ``benchmarks/results``.
     """
+    from dflash_local.openmp import spin_briefly
+
     environment = development_environment()
     environment.prepare()
     ask = "from dflash_local.bench.machine import name; print(name())"
@@ -235,6 +237,7 @@ def bench(arguments: list[str]) -> int:
         [str(environment.python), "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True
     )
     out, results = ROOT / "build" / "bench", ROOT / "benchmarks" / "results"
+    spin_briefly()  # in the commands below
     for folder in (out, results):
         folder.mkdir(parents=True, exist_ok=True)
     failed = 0

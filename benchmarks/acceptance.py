@@ -22,14 +22,16 @@ import torch
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram
 from dflash_local.train.acceptance import Ints, blocks_of, counts_of_model
 from dflash_local.train.capture import Capturer
 from dflash_local.train.conversations import Conversation, read_conversations
 from dflash_local.train.generate import Answerer, Question, Sampling
+from dflash_local.train.gguf_template import Template
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config
 from dflash_local.train.pipeline import load_weights
-from dflash_local.train.prompts import Template, questions_of, read_prompts
+from dflash_local.train.prompts import questions_of, read_prompts
 from dflash_local.train.verifier_file import VerifierFile
 
 _AT_ONCE = 32
@@ -67,7 +69,8 @@ def _greedy_answers(
 
 
 def _asked(verifier: Path, path: Path) -> Iterator[tuple[int, ...]]:
-    if "tokens" in path.read_text(encoding="utf-8").partition("\n")[0]:
+    first = next(read_rows(path, plain=True), None)
+    if first is not None and isinstance(first.value, dict) and "tokens" in first.value:
         yield from (text.prompt for text in read_conversations(path))
         return
     template = Template(verifier)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dflash_local import Llama, hub
 from dflash_local.bench.suite import SUITES, load_prompts
-from dflash_local.train.prompts import Template
+from dflash_local.train.gguf_template import Template
 
 SAMPLING = ("exact", "rejection")
 

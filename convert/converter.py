@@ -100,7 +100,8 @@ def convert(
     layout = layouts.detect(checkpoint)
     config, problems = choose(layout.parse_config(checkpoint), attention)
     matches, misfits = match(checkpoint, layout.expected_tensors(config, checkpoint))
-    problems += [*misfits, *draft_id_problems(config, checkpoint)]
+    problems += [*misfits, *(checkpoint.warnings if misfits else ())]
+    problems += draft_id_problems(config, checkpoint)
     if verifier is None:
         raise_problems(checkpoint.folder, problems)
     target = find_verifier(checkpoint, config) if verifier is None else read_verifier(verifier)
@@ -112,7 +113,7 @@ def convert(
         *generated_tensors(config, checkpoint, target, _names(matches), wanted),
     ]
     kinds = {tensor.name: tensor.kind for tensor in tensors}
-    warnings = [*config.warnings, *encode.fallback_warnings(kinds, wanted)]
+    warnings = [*checkpoint.warnings, *config.warnings, *encode.fallback_warnings(kinds, wanted)]
     coverage = None
     if choice is not None:
         reduced = reduce_vocabulary(choice, config, tensors, target, wanted, progress)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
-from collections.abc import Iterator
 
 import llama_cpp
 
 from . import _core
 
-__all__ = ["OLDEST_LLAMA_CPP", "_core", "in_library"]
+__all__ = ["OLDEST_LLAMA_CPP", "_core"]
 
 # A decode on a device cannot be cut short; one that takes longer is not waited for at exit.
 _EXIT_SECONDS = 5.0
@@ -48,16 +46,6 @@ def _connect() -> None:
         ) from error
     # Threads that are in _core when the interpreter ends would end the process.
     atexit.register(_core.prepare_exit, _EXIT_SECONDS)
-
-
-@contextlib.contextmanager
-def in_library() -> Iterator[None]:
-    """llama_cpp's own calls inside are waited for when the interpreter ends."""
-    _core.enter_library()
-    try:
-        yield
-    finally:
-        _core.leave_library()
 
 
 def _layout(struct: type[ctypes.Structure]) -> list[int]:

@@ -26,15 +26,16 @@ def log_callback() -> int:
 def load_progress_callback() -> int:
     """The address of a ``llama_progress_callback`` that ends a load when the interpreter ends."""
 
-def enter_library() -> None:
-    """From here to ``leave_library`` ``prepare_exit`` waits for this thread.
+class InLibrary:
+    """A context in which ``prepare_exit`` waits for this thread.
 
     For llama_cpp's own calls, which work without the GIL: what libllama uses is gone when the
     process ends. After ``prepare_exit`` other threads sleep here.
     """
 
-def leave_library() -> None:
-    """Ends what ``enter_library`` began."""
+    def __init__(self) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 def prepare_exit(seconds: float) -> None:
     """Before the interpreter ends: stops all work, and keeps other threads out for good.
@@ -56,6 +57,122 @@ class Stop:
     def requested(self) -> bool: ...
     def watch(self, context: int) -> None:
         """Decodes of the ``llama_context`` at this address end early when it is requested."""
+
+class Turn:
+    """One request: an answer, from its prompt to its last token, or a single call."""
+
+class Answer:
+    """The context that ``Turns.answer`` gives."""
+
+    def __enter__(self) -> Turn: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Alone:
+    """The context that ``Turns.alone`` gives."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
+
+class IfStill:
+    """The context that ``Turns.if_still`` gives."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Holding:
+    """The context that ``Turns.holding`` gives."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Turns:
+    """Lets one thread in at a time, in the order in which they came.
+
+    An answer keeps its turn between its tokens, while the caller holds its generator. Calls from
+    other threads wait until it ends. A call from the thread that took the last token can only mean
+    that the answer is given up: it takes over, since waiting would be waiting for itself.
+
+    Ctrl-C does not come into the middle of these functions: each takes effect as a whole or not at
+    all. While one waits, signal handlers run, and may call the others.
+
+    Args:
+        stop: ends the work inside the sessions and libllama.
+        timeout: seconds that a call waits for its turn; None: as long as it takes.
+    """
+
+    def __init__(self, stop: Stop, timeout: float | None = None) -> None: ...
+    timeout: float | None
+    def alone(self, turn: Turn | None = None, *, reading: bool = False) -> Alone:
+        """The caller's thread has the model for itself, after those who came before.
+
+        A RuntimeError of the work inside becomes ``Cancelled`` where that was cancelled: a decode
+        of llama_cpp's own that was cut short tells its number only.
+
+        Args:
+            turn: goes on with this answer.
+            reading: does not disturb an answer, so it comes in between two of its tokens.
+
+        Raises:
+            Cancelled: the answer was cancelled.
+            BackendError: the answer's turn is over, the model was closed, or the time is up.
+        """
+
+    def if_still(self, turn: Turn) -> IfStill:
+        """Whether the turn is not over and no other thread is at work, while inside."""
+
+    def holding(self) -> Holding:
+        """The model is not freed meanwhile. Others may be at work: it is not waited for.
+
+        Raises:
+            BackendError: the model was closed.
+        """
+
+    def check_cancelled(self) -> None:
+        """Raises ``Cancelled`` where what is at work was cancelled; called inside."""
+
+    def begin(self) -> None:
+        """Ends the turn of whatever ran before; called inside."""
+
+    def answer(self) -> Answer:
+        """Begins an answer: it has its turn until it is left, also while nobody is inside.
+
+        Raises:
+            BackendError: the model was closed, or the time is up.
+        """
+
+    def cancel(self) -> int:
+        """Ends the answer, or the call that is inside; does not wait. For any thread.
+
+        Returns:
+            Which visit it ends, or ended last; for ``wait_for_end``.
+        """
+
+    def wait_for_end(self, visit: int, timeout: float | None = None) -> bool:
+        """Waits until the thread of this visit has left; gives whether it did within the time.
+
+        Others may have come in since. A caller who is inside itself does not wait.
+        """
+
+    def close(self, free: Callable[[], None], *, wait: bool = True) -> None:
+        """Lets nobody in any more, ends what is at work, and calls ``free`` when that has ended.
+
+        Where the caller itself is inside, in a hook or a signal handler, that is when it has left.
+
+        Args:
+            wait: False where nobody else can be at work any more.
+        """
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a thread is inside."""
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer has begun, and not ended."""
+
+    @property
+    def n_waiting(self) -> int:
+        """Calls that wait for their turn."""
 
 class Finish(Enum):
     """Why an answer cannot go on after a step."""
@@ -101,17 +218,25 @@ class Draft:
 class Stats:
     """Counts and seconds of the loop.
 
+    Tokens, and the drafts that were accepted among them, count when they are handed out. An answer
+    may end inside a block, at a stop string, at a limit or where its generator is given up: what
+    the block holds past that place is not counted. Work counts whole: steps, drafts verified and
+    seconds. So an answer's ``n_tokens`` is its ``usage``, and one more where it ended with an
+    end-of-generation token, which is handed out too.
+
     Attributes:
         n_prompt: prompt tokens decoded; reused ones are not counted.
-        n_tokens: tokens emitted, the first of an answer included.
+        n_tokens: tokens handed out, the first of an answer included. A step that is taken row by
+            row counts when ``commit`` ends it.
         n_steps: verify steps, those without a draft included.
         n_blocks: verify steps that had a draft.
-        n_drafted: drafts verified.
-        n_accepted: drafts accepted.
-        accepted_per_position: [k] is the number of blocks with at least k + 1 accepted drafts.
+        n_drafted: drafts verified, those behind an answer's end included.
+        n_accepted: drafts that were accepted and handed out.
+        accepted_per_position: [k] is the number of blocks of which at least k + 1 drafts were.
         drafted_per_width: [b] is the number of steps for which b tokens were drafted.
         verified_per_width: [w] is the number of steps in which w of them were verified.
-        acceptance_length: tokens emitted per verify step, correction or bonus included.
+        acceptance_length: tokens handed out per verify step, correction or bonus included; the
+            first token of an answer comes from its prompt and is of no step.
         acceptance_rate: accepted over drafted; comparable at one width only.
         seconds_prefill: verifier, reading prompts.
         seconds_inject: features from verifier to drafter.
@@ -185,6 +310,38 @@ class Verifier:
     @property
     def backend_seconds(self) -> float:
         """Seconds spent inside libllama so far."""
+
+class PlainRows:
+    """What plain decoding makes of a text: its logits, row by row."""
+
+    def equal_widths(
+        self, verifier: Verifier, widths: Sequence[int], *, seconds: float
+    ) -> list[int] | None:
+        """The widths at which ``verifier`` gives the same logits, to the bit.
+
+        It reads the text's beginning, decodes a block of so many drafts, drops some of its rows,
+        and decodes the row that follows. Width 0 is a row by itself. Its memory is empty before and
+        after.
+
+        Returns:
+            None where ``seconds`` did not do.
+        """
+
+def plain_rows(
+    verifier: Verifier, *, n_read: int, widest: int, repeats: bool = False, seconds: float
+) -> PlainRows | None:
+    """Decodes a text that nobody wrote, as plain decoding does.
+
+    Args:
+        verifier: on a context as plain decoding has it, without feature layers. Its memory is empty
+            before and after.
+        n_read: tokens that are read as a prompt is.
+        widest: drafts of the widest block that is to be compared.
+        repeats: one token all along.
+
+    Returns:
+        None where ``seconds`` did not do.
+    """
 
 class DrafterKind(Enum):
     dflash = ...
@@ -379,6 +536,16 @@ class Session:
     def anchor(self, token: int) -> None:
         """Makes ``token``, sampled from the logits that a read left behind, the anchor."""
 
+    def withhold(self, n: int) -> None:
+        """Of the tokens that the last step emitted the last ``n`` are not handed out, or not yet.
+
+        Statistics leave them out. For callers that hand tokens out one by one, and may be stopped
+        in between; without a word all that a step emitted counts.
+
+        Raises:
+            ValueError: the last step emitted fewer.
+        """
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A copy of a row of the verifier's last decode, [n_vocab]; -1 is the last."""
 
@@ -401,23 +568,32 @@ class Session:
         Without it costs are learned as widths are tried.
         """
 
-    def learned(self) -> dict[str, list[float]] | None:
-        """What is known of this pair: seconds of ``verify`` and ``draft`` by width (0: unknown)
-        and how far off each may be beside plain decoding (``verify_doubt`` and ``draft_doubt``, of
-        the logarithm), and the share of drafts ``accepted`` at each position, were all before
-        them, as far as drafts were judged; None without a drafter."""
+    def learned(self) -> dict[str, Any] | None:
+        """What is known of this pair; None without a drafter.
 
-    def restore(
-        self,
-        *,
-        verify: list[float],
-        draft: list[float],
-        verify_doubt: list[float],
-        draft_doubt: list[float],
-        accepted: list[float],
-    ) -> None:
-        """Begins with what was ``learned`` earlier, with some doubt more; raises ValueError for
-        another width's."""
+        Seconds of ``verify`` and ``draft`` by width (0: unknown) and how far off each may be beside
+        plain decoding (``verify_doubt`` and ``draft_doubt``, of the logarithm), in contexts of at
+        least ``n_context`` tokens, as the present one. ``contexts``: the same of each length of
+        which anything is known. The share of drafts ``accepted`` at each position, were all before
+        them, as far as drafts were judged.
+        """
+
+    def restore(self, *, contexts: Sequence[dict[str, Any]], accepted: Sequence[float]) -> None:
+        """Begins with what was ``learned`` earlier, with some doubt more.
+
+        Raises:
+            ValueError: it is of another width, or no numbers.
+            KeyError: a line of it is missing.
+        """
+
+    def set_exact(self, widths: Sequence[int], *, up_to: int, only: bool) -> None:
+        """Numbers of drafts whose verify gives plain decoding's logits, to the bit.
+
+        Args:
+            up_to: positions of context in which they do.
+            only: no other number is verified, whoever proposes the drafts, and prompts are read in
+                the pieces in which plain decoding would read them.
+        """
 
     def start_answer(self) -> None:
         """``last_stats`` counts from here, and what was cancelled before does not reach it."""

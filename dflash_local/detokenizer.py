@@ -109,7 +109,8 @@ class Text:
                 self._clear()
             for token in tokens[len(self._tokens) :]:
                 self._add(token)
-            return bytes(self._text[: self._ends[len(tokens)]])
+            end = self._ends[len(tokens)]
+            return bytes(self._text if end == len(self._text) else self._text[:end])
 
     def _clear(self) -> None:
         self._tokens: list[int] = []
@@ -117,8 +118,10 @@ class Text:
         self._ends = [0]  # of the text, by the number of tokens
 
     def _agrees(self, tokens: list[int]) -> bool:
-        n_both = min(len(tokens), len(self._tokens))
-        return tokens[:n_both] == self._tokens[:n_both]
+        n = len(self._tokens)
+        if n > len(tokens):
+            return tokens == self._tokens[: len(tokens)]
+        return tokens[:n] == self._tokens
 
     def _add(self, token: int) -> None:
         self._text += self._pieces[token]

@@ -15,6 +15,10 @@ class ContextError(DFlashError, ValueError):
     """No room: the tokens asked for exceed the context or the batch."""
 
 
+class PromptError(DFlashError, ValueError):
+    """A prompt that cannot be made: the chat template refuses it, or cannot write all of it."""
+
+
 class BackendError(DFlashError, RuntimeError):
     """A call into libllama failed."""
 

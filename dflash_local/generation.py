@@ -1,166 +1,193 @@
-"""The two ways a ``Llama`` drives its session while it yields tokens one by one.
+"""How a ``Llama`` drives its session while it yields tokens one by one.
 
-Both keep the parent's invariant: while a token is out, ``n_tokens`` counts the prompt and the
+Steps keep the parent's invariant: while a token is out, ``n_tokens`` counts the prompt and the
 tokens yielded before it, and an abandoned generator leaves it there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
-
-from ._api import in_library
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ._core import Session
+    from ._core import Session, Turn
     from .llama import Llama
-    from .turns import Turn
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
 
 
-def plainly(llm: Llama, parents: TokenGenerator, turn: Turn) -> TokenGenerator:
-    """The parent's own tokens, without a drafter.
+class Room:
+    """How many tokens of an answer are wanted still: no step drafts or verifies more.
 
-    What is sent is dropped unless the logits of all rows are kept: the parent needs them to verify
-    it, and ends the process without.
+    Args:
+        max_tokens: of the whole answer; None, 0 or less: as many as the context holds.
     """
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._left = max_tokens if max_tokens is not None and max_tokens > 0 else None
+
+    @property
+    def left(self) -> int | None:
+        """At least 1: whoever asks for more than was wanted gets it token by token."""
+        return None if self._left is None else max(1, self._left)
+
+    def take(self, n_tokens: int) -> None:
+        if self._left is not None:
+            self._left -= n_tokens
+
+
+class Steps(Protocol):
+    """Steps whose tokens are handed out one by one.
+
+    Attributes:
+        index: the row that the last token came from, as libllama counts it.
+    """
+
+    index: int
+
+    def next_token(self, sent: Sequence[int] | None) -> int:
+        """The next token of the step, or of the next one, which verifies what was sent."""
+
+    def hand_out(self) -> None:
+        """That token counts."""
+
+    def end(self) -> None:
+        """No token is to come: what is open of a step is closed."""
+
+
+def tokens_of(
+    llm: Llama,
+    session: Session,
+    steps: Steps,
+    stopping_criteria: StoppingCriteria | None,
+    turn: Turn,
+) -> TokenGenerator:
+    """The tokens of an answer whose prompt has been read."""
     sent: Sequence[int] | None = None
-    with closing(parents):
+    try:
         while True:
-            with llm._alone(turn), in_library():
-                try:
-                    token = next(parents) if sent is None else parents.send(sent)
-                except StopIteration:
+            with llm._alone(turn):  # once a token: it costs as much as all else here
+                token = steps.next_token(sent)
+                # They have no say in what is sampled; a step's rows stay until the next one.
+                if stopping_criteria is not None and stopping_criteria(
+                    llm._input_ids, session.logits(steps.index)
+                ):
                     return
+                steps.hand_out()
             sent = yield token
-            if not llm._logits_all:
-                sent = None
-
-
-def by_step(
-    llm: Llama,
-    session: Session,
-    sampler: Any,
-    stopping_criteria: StoppingCriteria | None,
-    turn: Turn,
-) -> TokenGenerator:
-    """Whole steps in C++; the tokens of a step are handed out afterwards.
-
-    Stopping criteria do not need the row form: they have no say in what is sampled, and the rows
-    of a step stay at hand until the next one.
-    """
-    sent: Sequence[int] | None = None
-    before: int | None = None
-    try:
-        while True:
-            with llm._alone(turn):
-                rejection = llm.sampling == "rejection"
-                tokens = session.step(sampler, draft=sent, rejection=rejection).tokens
-            for row, token in enumerate(tokens):
-                with llm._alone(turn):
-                    if before is not None:
-                        llm._append(before)
-                    index = row if before is not None else -1
-                    if stopping_criteria is not None and stopping_criteria(
-                        llm._input_ids, session.logits(index)
-                    ):
-                        return
-                sent = yield token
-                before = token
     finally:
         with llm._if_still(turn) as mine:
             if mine:
+                steps.end()
                 llm._settle()
 
 
-def by_row(
-    llm: Llama,
-    session: Session,
-    sampler: Any,
-    stopping_criteria: StoppingCriteria | None,
-    turn: Turn,
-) -> TokenGenerator:
-    """The same steps row by row, for callers with a say in each token.
+class WholeSteps:
+    """Each step is one call of C++.
 
-    Logits processors read ``input_ids`` while a row is sampled, ``logprobs`` read ``scores``: each
-    row finds them as in the parent.
-    """
-    sent: Sequence[int] | None = None
-    step = _RowStep(llm, session)
-    try:
-        while True:
-            with llm._alone(turn):
-                step.begin(sent, sampler)
-            for row in range(step.n_rows):
-                with llm._alone(turn):
-                    token = step.sample(row, sampler)
-                    if stopping_criteria is not None and stopping_criteria(
-                        llm._input_ids, session.logits(step.index(row))
-                    ):
-                        return
-                sent = yield token
-                if not step.goes_on_after(row, token):
-                    break
-            with llm._alone(turn):
-                step.end()
-    finally:
-        with llm._if_still(turn) as mine:
-            if mine:
-                step.end()
-                llm._settle()
-
-
-class _RowStep:
-    """A step that is taken row by row: the anchor and the drafts go in, one token a row comes out.
-
-    The first step of an answer has no anchor: its one row is what the prompt left behind.
+    Args:
+        chain: address of the llama_sampler chain, which the caller keeps alive.
     """
 
-    def __init__(self, llm: Llama, session: Session) -> None:
+    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
         self._llm = llm
         self._session = session
+        self._chain = chain
+        self._room = room
+        self._tokens: list[int] = []
+        self._n_out = 0  # of them are handed out
+        self._before: int | None = None
+        self.index = -1
+
+    def next_token(self, sent: Sequence[int] | None) -> int:
+        if self._n_out == len(self._tokens):
+            rejection = self._llm.sampling == "rejection"
+            self._tokens = self._session.step(
+                self._chain, max_tokens=self._room.left, draft=sent, rejection=rejection
+            ).tokens
+            self._room.take(len(self._tokens))
+            self._n_out = 0
+        if self._before is not None:
+            self._llm._append(self._before)
+            self.index = self._n_out
+        self._before = self._tokens[self._n_out]
+        return self._before
+
+    def hand_out(self) -> None:
+        self._n_out += 1
+        if len(self._tokens) > 1:  # else the session has counted it
+            self._withhold()
+
+    def end(self) -> None:
+        self._withhold()
+
+    def _withhold(self) -> None:
+        self._session.withhold(len(self._tokens) - self._n_out)
+
+
+class RowSteps:
+    """Each step is taken row by row, for callers with a say in each token.
+
+    Logits processors read ``input_ids`` while a row is sampled, ``logprobs`` read ``scores``: each
+    row finds them as in the parent. Anchor and drafts go in, one token a row comes out. The first
+    step of an answer has no anchor: its one row is what the prompt left behind.
+    """
+
+    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
+        self._llm = llm
+        self._session = session
+        self._chain = chain
+        self._room = room
         self._open = False
         self._block: list[int] = []
         self._emitted: list[int] = []
+        self._n_out = 0  # of them are handed out
+        self.index = -1
 
-    @property
-    def n_rows(self) -> int:
-        return max(1, len(self._block))
+    def next_token(self, sent: Sequence[int] | None) -> int:
+        if self._open and not self._goes_on():
+            self.end()
+        if not self._open:
+            self._begin(sent)
+        if self._block:
+            self.index = len(self._emitted)
+            self._llm._append(self._block[self.index])
+            self._llm._keep_scores(self.index)
+        self._emitted.append(self._session.sample(self.index, self._chain))
+        self._room.take(1)
+        return self._emitted[-1]
 
-    def index(self, row: int) -> int:
-        """The row as libllama counts it."""
-        return row if self._block else -1
-
-    def begin(self, sent: Sequence[int] | None, sampler: Any) -> None:
+    def _begin(self, sent: Sequence[int] | None) -> None:
         if self._emitted:
-            draft = self._session.propose(sent, sampler=sampler)
+            proposed = self._llm._proposed(self._emitted[-1], sent)
+            draft = self._session.propose(proposed, max_tokens=self._room.left, sampler=self._chain)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
+        self._n_out = 0
         self._open = True
 
-    def sample(self, row: int, sampler: Any) -> int:
-        if self._block:
-            self._llm._append(self._block[row])
-            self._llm._keep_scores(row)
-        token = self._session.sample(self.index(row), sampler)
-        self._emitted.append(token)
-        return token
+    def hand_out(self) -> None:
+        self._n_out += 1
 
-    def goes_on_after(self, row: int, token: int) -> bool:
-        return row + 1 < len(self._block) and token == self._block[row + 1]
+    def _goes_on(self) -> bool:
+        n = len(self._emitted)
+        return n < len(self._block) and self._emitted[-1] == self._block[n]
 
     def end(self) -> None:
         """Commits what was emitted. A second time it does nothing."""
         if not self._open:
             return
         self._open = False
-        if not self._emitted:
+        if self._emitted:
+            self._commit()
+        else:
             self._session.discard()
-        elif self._block:
+        self._llm.n_tokens = self._session.n_past
+
+    def _commit(self) -> None:
+        if self._block:
             self._session.commit(self._emitted)
         else:
             self._session.anchor(self._emitted[0])
-        self._llm.n_tokens = self._session.n_past
+        self._session.withhold(len(self._emitted) - self._n_out)

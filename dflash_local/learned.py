@@ -15,8 +15,8 @@ from ._api import _core
 from .errors import BackendError, ModelError
 from .hub import cache_dir
 
-_SCHEMA = 2
-_KEPT = ("verify", "draft", "verify_doubt", "draft_doubt", "accepted")
+_SCHEMA = 3
+_KEPT = ("contexts", "accepted")
 _CALIBRATION_SECONDS = 0.5
 _WORTH_KEEPING = 32  # steps
 
@@ -67,7 +67,12 @@ class Learned:
         with contextlib.suppress(OSError, BackendError):
             part.parent.mkdir(parents=True, exist_ok=True)
             try:
-                part.write_text(json.dumps(session.learned()) + "\n", encoding="utf-8")
+                part.write_text(json.dumps(_kept(session)) + "\n", encoding="utf-8")
                 part.replace(self._file)
             finally:
                 part.unlink(missing_ok=True)
+
+
+def _kept(session: _core.Session) -> dict[str, Any]:
+    learned = session.learned()
+    return {} if learned is None else {name: learned[name] for name in _KEPT}

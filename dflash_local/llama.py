@@ -17,19 +17,20 @@ import llama_cpp
 import numpy as np
 
 from . import arguments, generation, pairing, parent, seam
-from ._api import _core, in_library
+from ._api import _core
 from .detokenizer import Tokenizer
+from .drafter import address
 from .drafter_file import DrafterInfo, read_drafter
-from .errors import AllocationError, BackendError
+from .errors import AllocationError, BackendError, ModelError
 from .hub import fingerprint
 from .learned import Learned
 from .placement import checked_devices, placement_beside, verifier_devices
 from .rpc import checked_endpoints
 from .state import LlamaState
 from .stats import SessionStats
-from .turns import Turn, Turns
 
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
+_COMPLETE = inspect.signature(llama_cpp.Llama._create_completion)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
 
 #: What temperatures above 0 may do.
@@ -82,10 +83,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     Args:
         model_path: the verifier, a GGUF file.
         drafter: a GGUF file of architecture ``dflash``, made for this verifier; None decodes
-            plainly, as the parent does.
+            plainly, by the same loop.
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
             step by step, for the most tokens a second. What drafting and verifying cost is measured
-            for half a second when a pair is first loaded, and remembered in the cache folder.
+            for about half a second when a pair is first loaded, and remembered in the cache folder.
         sampling: what temperatures above 0 do. "exact": a draft is kept where it is what plain
             decoding would have sampled, so that a seed gives the same tokens as without a drafter.
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
@@ -139,9 +140,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.input_ids: Any
         self.scores: Any
         self._stop = _core.Stop()
-        self._turns = Turns(self._stop, turn_timeout)
+        self._turns = _core.Turns(self._stop, turn_timeout)
         self._own = threading.local()  # what a thread set for its next answer
         self._session: _core.Session | None = None
+        self._drafter_id: str | None = None  # of the drafter that the session has
+        self._max_block = 1  # tokens: the anchor and what it drafts
         self._learned: Learned | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
@@ -158,7 +161,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         # Before the verifier is loaded: a bad file is told at once.
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
-            with in_library():
+            with _core.InLibrary():
                 devices = verifier_devices(self._rpc)
                 parent.construct(self, os.fspath(model_path), devices, verbose=verbose, **kwargs)
                 del self._own.seed  # it is no thread's own
@@ -167,7 +170,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 if info is not None:
                     self._attach(info)
                 if self._session is None:
-                    seam.watch(self, self._stop)
+                    self._session = seam.open_plain_session(self)
         except BaseException:
             self.close()
             raise
@@ -205,14 +208,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
-        seam.grow_arrays(self)
         if self._width is None:
             self._learned = Learned(seam.pair_key(self, info, placement))
             self._learned.begin(self._session)
         self._warn_of_width(info.max_width)
 
     def _warn_of_width(self, widest: int) -> None:
-        if self._width is None or self._session is None:
+        if self._width is None or self._session is None or self._drafter_id is None:
             return
         most = self._session.verifier.max_rows - 1
         if self._width > widest:
@@ -227,7 +229,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @property
     def session(self) -> _core.Session | None:
-        """The session below, for applications that want the pieces; None without a drafter."""
+        """The session below, for applications that want the pieces, with a drafter or without.
+
+        None where the model has no memory and so cannot generate: an encoder, or ``vocab_only``.
+        """
         return self._session
 
     @property
@@ -264,7 +269,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @property
     def stats(self) -> SessionStats:
-        """What drafting did, in the last answer and since loading. All zero without a drafter."""
+        """What decoding and drafting did, in the last answer and since loading."""
         if self._session is None:
             return SessionStats(_core.Stats(), _core.Stats())
         return SessionStats(self._session.last_stats, self._session.total_stats)
@@ -310,14 +315,20 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     @_as_in_parent(llama_cpp.Llama._create_completion)
     def _create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        bound = _COMPLETE.bind(self, *args, **kwargs)
+        bound.apply_defaults()
         # Between two tokens the parent asks libllama about them.
         with contextlib.closing(super()._create_completion(*args, **kwargs)) as chunks:
+            # The parent begins to generate in this thread, before its first chunk.
+            self._own.max_tokens = bound.arguments["max_tokens"]
             while True:
                 with self._turns.holding():
                     try:
                         chunk = next(chunks)
                     except StopIteration:
                         return
+                    finally:
+                        self._own.__dict__.pop("max_tokens", None)
                 yield chunk
 
     @property
@@ -341,14 +352,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> generation.TokenGenerator:
         session = self._session
-        turn = Turn()
-        try:
-            with self._turns.alone():
-                self._turns.begin(turn)
+        room = generation.Room(self._own.__dict__.pop("max_tokens", None))
+        with self._turns.answer() as turn:
             if session is None:
-                parents = super().generate(tokens, *args, **kwargs)
-                yield from generation.plainly(self, parents, turn)
-                return
+                raise ModelError(
+                    f"{self.model_path} cannot generate: it has no memory of a text (it is an "
+                    "encoder, or was loaded with vocab_only)"
+                )
             bound = _GENERATE.bind(self, tokens, *args, **kwargs)
             bound.apply_defaults()
             options = bound.arguments
@@ -357,10 +367,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 self._sampler = sampler
                 self._begin(session, list(tokens), reset=options["reset"])
             by_row = self._logits_all or options["logits_processor"] is not None
-            form = generation.by_row if by_row else generation.by_step
-            yield from form(self, session, sampler, options["stopping_criteria"], turn)
-        finally:
-            self._turns.end(turn)
+            kind = generation.RowSteps if by_row else generation.WholeSteps
+            steps = kind(self, session, address(sampler.sampler), room)
+            criteria = options["stopping_criteria"]
+            yield from generation.tokens_of(self, session, steps, criteria, turn)
 
     def _begin(self, session: _core.Session, tokens: list[int], *, reset: bool) -> None:
         self._align(session)
@@ -392,25 +402,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     @_locked
     def eval(self, tokens: Sequence[int]) -> None:
         session = self._session
-        if session is None:
-            self._read_plainly(tokens)
-            return
         self._turns.begin()
+        if session is None:
+            super().eval(tokens)
+            return
         self._align(session)
         self._read(session, tokens)
-
-    def _read_plainly(self, tokens: Sequence[int]) -> None:
-        if self._turns.outermost:
-            self._turns.begin()
-        for start in range(0, max(1, len(tokens)), self.n_batch):
-            self._turns.check_cancelled()
-            try:
-                super().eval(tokens[start : start + self.n_batch])
-            except BaseException:  # Ctrl-C may come when tokens are decoded and not yet counted
-                self._requires_eval = True
-                if self._is_recurrent or self._is_hybrid:
-                    super().reset()  # such a memory cannot drop them
-                raise
 
     def _read(self, session: _core.Session, tokens: Sequence[int]) -> None:
         try:
@@ -437,9 +434,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def sample(self, *args: Any, **kwargs: Any) -> int:
         session = self._session
         if session is not None and self.n_tokens > 0:
+            self._turns.begin()  # a generator would not know that its sampler has moved on
             self._align(session)
-            if not session.logits_live:
-                self._turns.begin()  # reading again takes the model from a generator
             self._refresh_logits(session)
         return int(super().sample(*args, **kwargs))
 
@@ -453,8 +449,10 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     @_as_in_parent(llama_cpp.Llama.reset)
     @_locked
     def reset(self) -> None:
-        if self._session is not None or self._turns.outermost:
-            self._turns.begin()
+        self._turns.begin()
+        self._forget()
+
+    def _forget(self) -> None:
         super().reset()
         if self._session is not None:
             self._session.align([])
@@ -464,12 +462,13 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def embed(self, *args: Any, **kwargs: Any) -> Any:
         if self._session is None or not self.context_params.embeddings:
             return super().embed(*args, **kwargs)
+        self._turns.begin()
         try:
             return super().embed(*args, **kwargs)
         finally:
             # It decodes behind the session's back, in other sequences too.
             self._ctx.kv_cache_clear()
-            self.reset()
+            self._forget()
 
     def save_state(self) -> llama_cpp.LlamaState:
         """As the parent's; with a drafter, a ``LlamaState`` that holds its memory as well."""
@@ -480,8 +479,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             # Nothing is brought in line here: a generator may be running, in the middle of a block.
             # The drafter's part comes first: it ends what a memory that goes back once put off.
             drafter_state = session.save_drafter()
+            state = super().save_state()
+            if self._drafter_id is None:
+                return state
             return LlamaState(
-                super().save_state(),
+                state,
                 drafter_id=self._drafter_id,
                 drafter_state=drafter_state,
                 n_features=min(session.n_features, self._n_agreed(session)),
@@ -498,7 +500,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         except BaseException:
             # What libllama could not restore it leaves undefined.
             self._ctx.kv_cache_clear()
-            self.reset()
+            self._forget()
             raise
         if session is None:
             return
@@ -508,6 +510,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             self._ctx.kv_cache_clear()
             self.n_tokens = 0
         self._align(session)
+        if self._drafter_id is None:
+            return
         if isinstance(state, LlamaState) and state.drafter_id == self._drafter_id:
             # Damaged, it counts as missing: that is said when an answer begins.
             with contextlib.suppress(BackendError):
@@ -544,16 +548,16 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     def _free(self) -> None:
         if self._learned is not None and self._session is not None:
             self._learned.keep(self._session)
-        with in_library():
+        with _core.InLibrary():
             super().close()
 
     # ---- shared with generation ------------------------------------------------------------
 
-    def _alone(self, turn: Turn | None = None) -> contextlib.AbstractContextManager[None]:
+    def _alone(self, turn: _core.Turn | None = None) -> _core.Alone:
         """Has the model for itself; see ``Turns.alone``."""
         return self._turns.alone(turn)
 
-    def _if_still(self, turn: Turn) -> contextlib.AbstractContextManager[bool]:
+    def _if_still(self, turn: _core.Turn) -> _core.IfStill:
         """Whether it is still the generator's turn: else who took it brings all in line."""
         return self._turns.if_still(turn)
 
@@ -575,6 +579,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return
         self.n_tokens = session.rewind(min(self.n_tokens, session.n_past))
         self._requires_eval = not session.logits_live
+
+    def _proposed(self, anchor: int, sent: Sequence[int] | None) -> Sequence[int] | None:
+        """What was sent to the generator, and what the parent's own ``draft_model`` adds to it."""
+        if self.draft_model is None:
+            return sent
+        said = np.array([anchor, *(sent or ())], dtype=np.intc)
+        drafts = self.draft_model(np.concatenate((self._input_ids, said)))
+        return [*said[1:].tolist(), *drafts.tolist()]
 
     def _append(self, token: int) -> None:
         self.input_ids[self.n_tokens] = token

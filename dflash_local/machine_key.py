@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import llama_cpp
 
 from .ggml import function as _function
+from .other_work import affinity
 
 # Which devices there are to see, and how OpenMP's threads wait and where they run.
 _ENVIRONMENT = (
@@ -86,15 +87,6 @@ def gibibytes(device: int) -> int:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     memory(device, ctypes.byref(free), ctypes.byref(total))
     return round(total.value / (1 << 30))
-
-
-def affinity() -> list[int] | None:
-    """The processors that this process may run on; None where the system does not tell."""
-    import psutil
-
-    with contextlib.suppress(AttributeError, psutil.Error, OSError):
-        return list(psutil.Process().cpu_affinity())
-    return None
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

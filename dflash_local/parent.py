@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llama_cpp
@@ -42,6 +43,7 @@ def construct(
 
     Raises:
         ModelError: libllama could not load the model or make its context; says libllama's reason.
+            Or its chat template is none.
     """
     model = functools.partial(_Model, devices)
     names = types.SimpleNamespace(**{**vars(internals), "LlamaModel": model})
@@ -51,12 +53,25 @@ def construct(
     with contextlib.ExitStack() as stack:
         log = [] if verbose else stack.enter_context(captured_log())
         try:
-            init(llm, model_path, verbose=verbose, **kwargs)
+            with template_errors(model_path):
+                init(llm, model_path, verbose=verbose, **kwargs)
         except ValueError as error:
             if not str(error).startswith(_UNEXPLAINED):
                 raise
             said = "".join(log).strip() or "libllama does not say why"
             raise ModelError(f"{model_path}: {error}: {said}") from error
+
+
+@contextlib.contextmanager
+def template_errors(model_path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the parent's constructor raises where a model's chat template is none, as ModelError."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        path = os.fspath(model_path)
+        raise ModelError(f"{path}: its chat template cannot be used: {error}") from error
 
 
 class _Model(internals.LlamaModel):  # type: ignore[misc]

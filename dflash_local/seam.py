@@ -83,13 +83,23 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
     return 0 if n_drafts > 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
 
 
-def watch(llm: Llama, stop: _core.Stop) -> None:
-    """Has a verifier without a drafter look at ``stop`` while it decodes.
+def open_plain_session(llm: Llama) -> _core.Session | None:
+    """A session on the context as the parent made it, which decodes plainly.
 
-    A recurrent state would be lost when a decode breaks off: such a verifier ends its chunk.
+    None where the model has no memory and so cannot generate; what it computes can be stopped.
     """
-    if not _is_recurrent(llm):
-        stop.watch(address(llm._ctx.ctx))
+    context = address(llm._ctx.ctx)
+    if llama_cpp.llama_get_memory(llm._ctx.ctx) is None:
+        llm._stop.watch(context)
+        return None
+    # Drafts that a caller sends are verified where they can be taken back.
+    rows = 1 if _is_recurrent(llm) else llm.context_params.n_outputs_max or llm.n_batch
+    session = _core.Session(
+        _core.Verifier(context, max_rows=rows, feature_layers=[]), stop=llm._stop
+    )
+    llm._stack.callback(session.close)
+    grow_arrays(llm)
+    return session
 
 
 def open_session(
@@ -117,6 +127,7 @@ def open_session(
     )
     session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
+    grow_arrays(llm)
     return session
 
 

@@ -102,12 +102,12 @@ def test_what_was_learned_is_kept_for_the_next_session(
         first = llm.session.learned()
         greedy(llm, prompts[0], 4)
     (file,) = cache.iterdir()
-    assert json.loads(file.read_text()) == first, "a few tokens teach nothing"
+    assert kept_in(file) == kept_of(first), "a few tokens teach nothing"
     with adaptive(tiny_verifier, drafter) as llm:
         for prompt in prompts:
             greedy(llm, prompt, N_TOKENS)
         last = llm.session.learned()
-    assert json.loads(file.read_text()) == last != first
+    assert kept_in(file) == kept_of(last) != kept_of(first)
     with adaptive(tiny_verifier, drafter) as llm:
         assert llm.session.learned()["verify"] == pytest.approx(last["verify"])
         # What is usual is remembered as if seen a few times: near, not equal.
@@ -118,6 +118,43 @@ def test_what_was_learned_is_kept_for_the_next_session(
         assert llm.session.learned()["verify"] != last["verify"], "other threads, other costs"
 
 
+def kept_in(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text()))
+
+
+def kept_of(learned: dict[str, Any]) -> dict[str, Any]:
+    return {"contexts": learned["contexts"], "accepted": learned["accepted"]}
+
+
+def test_costs_of_long_contexts_are_kept_beside_those_of_short_ones(
+    cache: Path, plain: llama_cpp.Llama, tiny_drafters: dict[str, Path]
+) -> None:
+    (prompt,) = tiny_prompts(plain, 1, seed=7)
+    known = {"n_context": 0, "verify": [1.0] * 8, "draft": [0.1] * 8}
+    doubts = {"verify_doubt": [0.1] * 8, "draft_doubt": [0.1] * 8}
+    short, long = {**known, **doubts}, {**known, **doubts, "n_context": 1024, "verify": [3.0] * 8}
+    with session_on(plain, tiny_drafters["dflash-b8"]) as session:
+        session.restore(contexts=[short, long], accepted=[])
+        session.sync(prompt)
+        kept = Learned({"pair": "this one"})
+        for _ in range(40):
+            session.step()
+        kept.keep(session)
+    (file,) = cache.iterdir()
+    contexts = kept_in(file)["contexts"]
+    assert [context["n_context"] for context in contexts] == [0, 1024]
+    assert contexts[0]["verify"][0] < 1, "it was seen since"
+    assert contexts[1]["verify"] == pytest.approx(long["verify"])
+    with session_on(plain, tiny_drafters["dflash-b8"]) as session:
+        kept.begin(session)
+        learned = session.learned()
+        assert learned is not None
+        assert learned["verify"] == pytest.approx(contexts[0]["verify"]), "it begins with the short"
+        assert learned["verify_doubt"][7] > contexts[0]["verify_doubt"][7], "with more doubt"
+        again = [context["verify"] for context in learned["contexts"]]
+        assert again == [pytest.approx(context["verify"]) for context in contexts]
+
+
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     "damage",
@@ -125,9 +162,12 @@ def test_what_was_learned_is_kept_for_the_next_session(
         "",
         "{",
         "[]",
-        '{"verify": [1, 2], "draft": [1, 2], "accepted": [0.5]}',
-        '{"verify": [1, 2], "draft": [1, 2], "verify_doubt": [0, 1], "draft_doubt": [0, 1], '
-        '"accepted": [0.5]}',
+        '{"contexts": [], "accepted": "all"}',
+        '{"contexts": [{"n_context": 0, "verify": [1, 2], "draft": [1, 2]}], "accepted": [0.5]}',
+        '{"contexts": [{"n_context": 0, "verify": [1, 2], "draft": [1, 2], '
+        '"verify_doubt": [0, 1], "draft_doubt": [0, 1]}], "accepted": [0.5]}',
+        '{"contexts": [{"n_context": "0", "verify": 1, "draft": [1, 2], '
+        '"verify_doubt": [0, 1], "draft_doubt": [0, 1]}], "accepted": [0.5]}',
     ],
 )
 def test_what_cannot_be_read_is_measured_again(
@@ -190,14 +230,9 @@ def test_measuring_comes_before_the_first_prompt(
         session.sync(prompt)
         with pytest.raises(ValueError, match="before the first prompt"):
             session.calibrate(0.1)
+        one = {name: [0.1] for name in ("verify", "draft", "verify_doubt", "draft_doubt")}
         with pytest.raises(ValueError, match="another width"):
-            session.restore(
-                verify=[0.1],
-                draft=[0.1],
-                verify_doubt=[0.1],
-                draft_doubt=[0.1],
-                accepted=[0.5] * 8,
-            )
+            session.restore(contexts=[{"n_context": 0, **one}], accepted=[0.5] * 8)
         with pytest.raises(ValueError, match="0 or more"):
             session.width = -1
         session.width = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import operator
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,6 @@ from dflash_local import generation
 from dflash_local.bench import asking
 from dflash_local.bench.asking import ask
 from dflash_local.bench.compare import compare
-from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.margins import find_differences
 from dflash_local.bench.markdown import warnings as doubts
 from dflash_local.bench.memory import LoadLog, resident_bytes
@@ -35,6 +33,7 @@ from dflash_local.bench.report import derive, to_report
 from dflash_local.bench.runner import BenchOptions, Run, _load, check_widths, run_bench
 from dflash_local.bench.suite import Prompt
 from dflash_local.errors import DFlashError
+from dflash_local.other_work import OtherWork
 
 MODELS = Path(__file__).parent / "models"
 VERIFIER, DRAFTER = MODELS / "verifier-f32.gguf", MODELS / "dflash-b8.gguf"
@@ -142,17 +141,17 @@ def test_memory_is_libllamas_own_account(run: Run) -> None:
 
 def test_a_slowed_session_is_found_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock of its own: a tenth of a second passes with each token."""
-    by_step, late = generation.by_step, itertools.count()
+    tokens_of, late = generation.tokens_of, itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + seconds[-1])
     seconds = [0.0]
 
     def slowly(*arguments: Any) -> Iterator[int]:
-        for token in by_step(*arguments):
+        for token in tokens_of(*arguments):
             seconds.append(0.1 * next(late))
             yield token
 
     monkeypatch.setattr(asking, "time", clock)
-    monkeypatch.setattr(generation, "by_step", slowly)
+    monkeypatch.setattr(generation, "tokens_of", slowly)
     slowed = run_bench(OPTIONS, PROMPTS, lambda *_: None)
     old, new = (to_report(derive(OPTIONS, r, PROMPTS)) for r in (run, slowed))
     changes = {(c.mode, c.measure): c for c in compare(old, new)}
@@ -169,7 +168,7 @@ def test_work_of_other_processes_is_told_in_the_report(run: Run) -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         worker = psutil.Process(process.pid)
         wait_until(lambda: worker.cpu_times().user > 0.3, "it works")
-        with_it = others.share() * (os.cpu_count() or 1)
+        with_it = others.processors()
         process.kill()
     assert with_it > 0.2, "it wanted a whole CPU"
     for share, told in ((0.5, True), (0.0, False)):

@@ -252,7 +252,7 @@ def test_the_verdict_names_what_holds_drafting_back(
     steps = [Step(4, accepted, accepted + 1, seconds)]
     staircase = Staircase(**{**asdict(STAIRCASE), **changes})
     verdict = account(staircase, _summaries(steps, gain=0.8)).verdict
-    assert "does not pay here: the best fixed width, 4, gives 0.80x" in verdict
+    assert "does not pay here: the best fixed width, 4, gives 0.80x in total" in verdict
     assert f"holds it back most is {reason}" in verdict
 
 
@@ -265,7 +265,7 @@ def test_the_verdict_advises_other_weights_only_to_quantised_ones() -> None:
 
 def test_the_verdict_says_when_drafting_pays() -> None:
     verdict = account(STAIRCASE, _summaries(STEPS, gain=1.5)).verdict
-    assert verdict.startswith("Drafting pays here: the best fixed width, 4, gives 1.50x (measured)")
+    assert verdict.startswith("Drafting pays here: the best fixed width, 4, gives 1.50x in total")
     assert "costs 2.30 plain tokens and emits 2.40" in verdict
 
 
@@ -310,8 +310,10 @@ def test_the_headline_says_what_adaptive_widths_reached() -> None:
     parts = [_judged(name) for name in ("all", "code", "prose")]
     overall, *kinds = [part for part in parts if part is not None]
     assert headline(overall, kinds) == (
-        "Adaptive widths give 1.60x plain decoding (1.00x on the prompt that gains least, prose-1) "
-        "and 1.00x the best fixed width, 2 (0.80x the best of code, 2); "
+        "Adaptive widths give 1.60x plain decoding in the median answer and 1.41x in total, all "
+        "tokens over all seconds (1.00x on the prompt that gains least, prose-1); "
+        "1.00x the best fixed width, 2, in the median answer, 1.06x in total "
+        "(0.80x the best of code, 2); "
         "widths 0:20% 2:20% 4:60%."
     )
 

@@ -234,7 +234,7 @@ def test_what_fails_in_the_first_decode_is_told_when_the_model_is_loaded(
         llm = make_llama(
             dflash_local.Llama, tiny_verifier, drafter=tiny_drafters["dflash-b8"], **ONE_THREAD
         )
-    assert llm.session is None
+    assert llm.session.drafter is None
     (prompt,) = tiny_prompts(llm, 1, seed=4)
     stock = make_llama(llama_cpp.Llama, tiny_verifier, **ONE_THREAD)
     assert greedy(llm, prompt, 40) == greedy(stock, prompt, 40)
@@ -279,7 +279,7 @@ def test_without_the_memory_for_blocks_the_verifiers_context_is_as_it_was(
     options = {"drafter": drafter, "embedding": embedding, **ONE_THREAD}
     with pytest.warns(RuntimeWarning, match="what drafting needs of the verifier's context"):
         llm = make_llama(dflash_local.Llama, tiny_verifier, **options)
-    assert llm.session is None
+    assert llm.session.drafter is None
     assert len(made) == 3
     assert made[0] == made[2]
     (prompt,) = tiny_prompts(llm, 1, seed=4)

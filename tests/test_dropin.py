@@ -437,8 +437,8 @@ def test_sent_tokens_are_only_a_proposal(pair: Pair, pair_all: Pair) -> None:
     assert send_along(parent, tokens, expected) == expected
     assert send_along(pair_all[1], tokens, expected) == expected
     assert ours.n_tokens == len(tokens) + len(expected) - 1
-    check_drafts(ours)
-    check_drafts(pair_all[1])
+    for llm in (ours, pair_all[1]):
+        assert 0 < llm.stats.last.n_accepted < llm.stats.last.n_drafted
 
 
 def send_along(llm: llama_cpp.Llama, tokens: list[int], known: list[int]) -> list[int]:
@@ -454,7 +454,6 @@ def send_along(llm: llama_cpp.Llama, tokens: list[int], known: list[int]) -> lis
     return found
 
 
-@pytest.mark.parametrize("drafter", ["dflash-b8"], indirect=True, scope="module")
 @pytest.mark.parametrize("by_row", [False, True])
 def test_sent_tokens_are_verified_in_one_step(pair: Pair, pair_all: Pair, by_row: bool) -> None:
     ours = (pair_all if by_row else pair)[1]
@@ -580,8 +579,6 @@ def test_stopping_criteria_see_the_logits_their_token_came_from(pair: Pair) -> N
     tokens = pair[0].tokenize(PROSE.encode())
     found = greedy(pair[1], tokens, 30, stopping_criteria=StoppingCriteriaList([recorder.stop]))
     assert len(recorder.rows) == 30
-    if pair[1].session is None:
-        return
     assert [int(np.argmax(row)) for row in recorder.rows] == found
     check_drafts(pair[1])
 
@@ -669,10 +666,10 @@ def test_small_batches_change_nothing(
 
 
 def test_a_context_smaller_than_libllama_makes_it_can_be_filled(
-    make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path], pair: Pair
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, pair: Pair
 ) -> None:
     """libllama makes 256 of the 64 asked for; the parent's own arrays are too short for them."""
-    llm = make_llama(Llama, tiny_verifier, drafter=tiny_drafters["dflash-b8"], n_ctx=64)
+    llm = make_llama(Llama, tiny_verifier, drafter=drafter, n_ctx=64)
     found = llm(PROSE, max_tokens=None, temperature=0)
     assert found["usage"]["total_tokens"] == llm.n_ctx() == 256
     same_text = pair[0](PROSE, max_tokens=found["usage"]["completion_tokens"], temperature=0)

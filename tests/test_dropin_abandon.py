@@ -22,8 +22,6 @@ OTHER = "12 + 7 ="
 
 
 DRAFTERS = ["dflash-b8", "dflash2-b8", "dspark-b7-anchor"]
-#: What is tested is ours alone: the parent has no such check.
-with_drafters = pytest.mark.parametrize("drafter", DRAFTERS, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module", params=["plain", *DRAFTERS])
@@ -72,9 +70,9 @@ def check_agreement(llm: Llama) -> None:
     """The parent's count, the session's and both memories say the same."""
     memory = llama_cpp.llama_get_memory(llm.ctx)
     assert llama_cpp.llama_memory_seq_pos_max(memory, 0) == llm.n_tokens - 1
-    if llm.session is not None:
-        assert llm.session.n_past == llm.session.n_features == llm.n_tokens
-        assert llm.session.tokens == llm.input_ids[: llm.n_tokens].tolist()
+    assert llm.session.n_past == llm.n_tokens
+    assert llm.session.n_features == (llm.n_tokens if llm.session.drafter else 0)
+    assert llm.session.tokens == llm.input_ids[: llm.n_tokens].tolist()
 
 
 def check_usable(llm: Llama, expected: dict[str, list[int]]) -> None:
@@ -226,7 +224,6 @@ def test_streams_that_are_dropped(llm: Llama, expected: dict[str, list[int]]) ->
 # ---- two at once ---------------------------------------------------------------------------
 
 
-@with_drafters
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
 def test_of_two_generators_the_older_one_is_told(
     llm: Llama, expected: dict[str, list[int]], k: int
@@ -244,7 +241,6 @@ def test_of_two_generators_the_older_one_is_told(
     check_usable(llm, expected)
 
 
-@with_drafters
 @pytest.mark.parametrize(
     "intruder",
     [
@@ -256,7 +252,7 @@ def test_of_two_generators_the_older_one_is_told(
     ],
     ids=["reset", "eval", "load_state", "completion", "sample"],
 )
-@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("k", [1, 2, 4])
 def test_what_takes_the_model_from_a_running_generator_ends_it(
     llm: Llama, expected: dict[str, list[int]], intruder: Callable[[Llama], Any], k: int
 ) -> None:
@@ -274,7 +270,7 @@ def test_what_takes_the_model_from_a_running_generator_ends_it(
         lambda llm: llm.tokenize(b"anna is"),
         lambda llm: llm.save_state(),
         lambda llm: llm.stats,
-        lambda llm: llm.session and (llm.session.tokens, repr(llm.session)),
+        lambda llm: (llm.session.tokens, repr(llm.session)),
         lambda llm: (llm.n_tokens, llm.eval_tokens),
     ],
     ids=["tokenize", "save_state", "stats", "session", "fields"],
@@ -290,7 +286,6 @@ def test_what_only_reads_does_not_disturb_it(
     check_drafts(llm)
 
 
-@with_drafters
 def test_a_second_thread_that_may_not_wait_gets_an_error_and_the_first_its_tokens(
     llm: Llama, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +368,6 @@ def test_statistics_are_read_from_another_thread(
     check_drafts(llm)
 
 
-@with_drafters
 def test_a_state_that_is_saved_meanwhile_does_not_take_the_cancel_of_an_answer(
     llm: Llama,
 ) -> None:
@@ -390,15 +384,17 @@ def test_a_state_that_is_saved_meanwhile_does_not_take_the_cancel_of_an_answer(
 
 
 @pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("name", ["plain", "dflash-b8"])
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_closing_the_model_under_a_generator(
     make_llama: MakeLlama,
     tiny_verifier: Path,
     tiny_drafters: dict[str, Path],
     by_row: bool,
+    name: str,
     k: int,
 ) -> None:
-    options: dict[str, Any] = {"drafter": tiny_drafters["dflash-b8"], "logits_all": by_row}
+    options: dict[str, Any] = {"drafter": tiny_drafters.get(name), "logits_all": by_row}
     for ending in (next, lambda g: g.close(), lambda _: None):
         llm = make_llama(Llama, tiny_verifier, **options)
         generator = start(llm, PROSE)
@@ -414,10 +410,11 @@ def test_closing_the_model_under_a_generator(
         gc.collect()  # an exception in there would be an error of this test
 
 
+@pytest.mark.parametrize("name", ["plain", "dflash-b8"])
 def test_using_a_closed_model_is_an_error(
-    make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
+    make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path], name: str
 ) -> None:
-    llm = make_llama(Llama, tiny_verifier, drafter=tiny_drafters["dflash-b8"])
+    llm = make_llama(Llama, tiny_verifier, drafter=tiny_drafters.get(name))
     tokens = llm.tokenize(PROSE.encode())
     assert len(generated(llm, PROSE, 5)) == 5
     llm.close()

@@ -178,8 +178,7 @@ def test_an_exact_cached_prompt_is_not_read_again(make: MakeModel) -> None:
     assert resets == []
     assert cached.n_tokens == len(tokens) + N_TOKENS - 1
     check_drafts(cached)
-    if cached.session is not None:
-        assert cached.stats.last.n_prompt == 0
+    assert cached.stats.last.n_prompt == 0
 
 
 def test_a_restored_exact_prompt_gives_what_a_fresh_model_does(make: MakeModel) -> None:

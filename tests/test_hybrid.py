@@ -130,6 +130,27 @@ def test_the_next_turn_reads_only_what_is_new(
     assert llm.stats.last.n_prompt == 3
 
 
+@pytest.mark.parametrize("n_taken", [1, 2, 5])
+def test_without_a_drafter_answers_and_turns_are_the_parents(
+    plain: llama_cpp.Llama, hybrid: Path, n_taken: int
+) -> None:
+    """What is sent cannot be taken back from such a memory, so it is not verified."""
+    prompt = PROMPTS[1] * 8
+    with Llama(hybrid, **OPTIONS) as llm:
+        generator = llm.generate(prompt, temp=0.0)
+        begun = [next(generator), generator.send([9, 9]), *islice(generator, 10)]
+        assert begun == greedy(plain, prompt, 12)
+        begun = greedy(llm, prompt, n_taken)  # reads it all again, as the parent does
+        held = [*prompt, *begun[:-1]]
+        assert greedy(llm, held, n_taken) == greedy(plain, held, n_taken)
+        assert llm.stats.last.n_prompt == 0
+        begun += greedy(llm, [*prompt, *begun], n_taken)
+        turn = [*prompt, *begun[:-1], 9, 8, 7]
+        assert greedy(llm, turn, 20) == greedy(plain, turn, 20)
+        assert llm.stats.last.n_prompt == 3
+        assert llm.stats.total.n_drafted == 0
+
+
 def test_a_read_that_was_cut_short_leaves_no_trace(plain: llama_cpp.Llama, llm: Llama) -> None:
     """A recurrent state is lost with it: the next prompt is read from its beginning."""
     expected = greedy(plain, PROMPTS[0], 20)

@@ -123,7 +123,7 @@ def test_an_interrupt_cuts_a_decode_short(
 
 
 def at_work(llm: Llama) -> None:
-    while llm._turns._worker is None:
+    while not llm._turns.at_work:
         time.sleep(0.001)
     time.sleep(0.05)  # it has begun to decode, which takes seconds
 

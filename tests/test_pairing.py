@@ -279,7 +279,7 @@ WRONG_KEYS: dict[str, tuple[Edit, list[str]]] = {
         set_key("dflash.expert_used_count", 2, UINT32),
         ["expert_used_count: found 2"],
     ),
-    "DeepSeek-V4": (set_key("dflash.hyper_connection_count", 4, UINT32), ["DeepSeek-V4"]),
+    "DeepSeek-V4": (set_key("dflash.hyper_connection.count", 4, UINT32), ["DeepSeek-V4"]),
 }
 
 
@@ -669,13 +669,24 @@ def test_without_a_drafter_the_parents_own_draft_model_works(
     make_llama: MakeLlama, tiny_verifier: Path
 ) -> None:
     options = {"draft_model": LlamaPromptLookupDecoding(num_pred_tokens=4)}
-    texts = {
-        make_llama(cls, tiny_verifier, **options)(PROSE, max_tokens=40, temperature=0)["choices"][
-            0
-        ]["text"]
-        for cls in (llama_cpp.Llama, Llama)
-    }
-    assert len(texts) == 1
+    models = [make_llama(cls, tiny_verifier, **options) for cls in (llama_cpp.Llama, Llama)]
+    answers = [llm(PROSE, max_tokens=200, temperature=0)["choices"] for llm in models]
+    assert answers[0] == answers[1]
+    assert 0 < models[1].stats.last.n_accepted < models[1].stats.last.n_drafted
+    filled = [llm(PROSE, max_tokens=None, temperature=0)["usage"] for llm in models]
+    assert filled[0] == filled[1]
+    assert filled[1]["total_tokens"] == models[1].n_ctx()
+
+
+def test_a_model_without_a_memory_reads_tokens_and_refuses_to_generate(
+    make_llama: MakeLlama, tiny_verifier: Path
+) -> None:
+    llm = make_llama(Llama, tiny_verifier, vocab_only=True)
+    assert llm.detokenize(llm.tokenize(PROSE.encode())) == PROSE.encode()
+    assert llm.session is None
+    assert llm.stats.total.n_tokens == 0
+    with pytest.raises(ModelError, match="vocab_only"):
+        llm(PROSE, max_tokens=4)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ def test_rows_hold_paired_speedups_and_absolute_figures() -> None:
     ours = row_of(rows, OURS, 2)
     assert ours.tokens_per_second == Spread(20.0, 20.0, 20.0, n=2)
     assert ours.speedup == Spread(1.5, 1.25, 1.75, n=2)  # 2 and 1, paired by prompt
+    assert ours.speedup_total == pytest.approx((1.0 + 0.5) / (0.5 + 0.5))
     assert ours.acceptance_length == pytest.approx(20 / 8)
     assert (ours.n_answers, ours.n_tokens) == (2, 22)
     assert (ours.n_drafted, ours.n_accepted) == (24, 12)
@@ -111,6 +112,8 @@ def test_rows_hold_paired_speedups_and_absolute_figures() -> None:
     assert ours.seconds_to_first == 0.25
     upstream = row_of(rows, UPSTREAM, 1)
     assert upstream.speedup.median == pytest.approx(3.0)  # 2 and 4 over its own plain
+    assert upstream.speedup_total == pytest.approx(3.0 / 1.25)
+    assert (ours.disagrees, upstream.disagrees) == (False, True)
     assert upstream.tokens_per_second.median == pytest.approx(25.0)
     assert upstream.acceptance_length == pytest.approx(20 / 15)
     plain = row_of(rows, UPSTREAM, 0)
@@ -186,8 +189,8 @@ def test_piped_output_is_markdown() -> None:
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("| weights | engine | width |")
     assert (
-        "| BF16 | dflash-local | 2 | 20.0 (20.0-20.0) | 1.50 (1.25-1.75) | 2.50 | 50% | best |"
-        in lines
+        "| BF16 | dflash-local | 2 | 20.0 (20.0-20.0) | 1.50 (1.25-1.75) | 1.50 | 2.50 | 50% "
+        "| best |" in lines
     )
     verdict = "- BF16: our best 1.50x at width 2 (20.0 tokens/s), upstream's best 3.00x at width 1"
     assert any(line.startswith(verdict) and "default 1.00x at width 3" in line for line in lines)
@@ -196,9 +199,12 @@ def test_piped_output_is_markdown() -> None:
         "1.50x upstream's default"
     )
     assert adaptive in lines
+    (apart,) = [line for line in lines if "disagree" in line]
+    assert apart.startswith(f"- BF16, {UPSTREAM} at width 1: the median answer and all answers ")
+    assert "3.00x and 2.40x: long answers gain less than most" in apart
     assert any(line.startswith(f"| BF16 | {ADAPTIVE} | 0-7 | 20.0 ") for line in lines)
     assert f"- {TORCH}: skipped: torch cannot be imported" in lines
-    assert all(line.count("|") == 9 for line in lines if line.startswith("|"))
+    assert all(line.count("|") == 10 for line in lines if line.startswith("|"))
 
 
 def test_without_upstream_adaptive_widths_are_told_beside_our_best() -> None:

@@ -233,6 +233,7 @@ def test_rejection_sampling_at_adaptive_widths_has_the_same_distribution(
     assert usual is not None
     plain = usual["verify"][0]
     rows_for_free = {
+        "n_context": 0,
         "verify": [plain] * len(usual["verify"]),
         "draft": [plain / 100] * len(usual["draft"]),
         "verify_doubt": [0.0] * len(usual["verify"]),
@@ -240,7 +241,7 @@ def test_rejection_sampling_at_adaptive_widths_has_the_same_distribution(
     }
     answers = []
     for seed in range(N_ANSWERS):
-        session.restore(**rows_for_free, accepted=usual["accepted"])
+        session.restore(contexts=[rows_for_free], accepted=usual["accepted"])
         answers.append(_drafted_answer(session, tokens, seed, rejection=True))
     outcomes = (outcome for outcome, _ in answers)
     assert _p_value(_probabilities(stock, tokens), outcomes) > 1e-3

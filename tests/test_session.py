@@ -467,7 +467,7 @@ def test_a_saved_drafter_goes_on_drafting_the_same(
         session.sync(prompt)
         for _ in range(4):
             session.step()
-        session.rewind(session.n_past)
+        session.rewind(session.n_past - 1)
         held, n_features = session.tokens, session.n_features
         drafter = session.save_drafter()
         with _saved(stock, held):

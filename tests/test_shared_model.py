@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import llama_cpp
 import pytest
 from conftest import MakeLlama
+from waiting import wait_until
 
 from dflash_local import BackendError, Llama
 
@@ -36,22 +39,34 @@ def in_threads(*works: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_ctrl_c_in_the_middle_of_waiting_is_told_as_such(
-    llm: Llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There Python's Condition has given its lock back, and does not take it again."""
+def test_ctrl_c_ends_the_waiting_for_a_turn(llm: Llama) -> None:
+    begun, over = threading.Event(), threading.Event()
 
-    def wait_for(*_: object) -> bool:
-        llm._turns._lock.release()
-        raise KeyboardInterrupt
+    def hold() -> None:
+        answer = llm.generate([5, 6], temp=0.0)
+        next(answer)
+        begun.set()
+        over.wait()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(llm._turns._changed, "wait_for", wait_for)
+    def interrupt() -> None:
+        wait_until(lambda: llm._turns.n_waiting, "a call that waits")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threads = [threading.Thread(target=work) for work in (hold, interrupt)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threads[0].start()
+        begun.wait()
+        threads[1].start()
         with pytest.raises(KeyboardInterrupt):
             llm.eval([5])
-    assert not llm._turns._waiting
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        signal.signal(signal.SIGINT, before)
+    assert llm._turns.n_waiting == 0
     llm.eval([5])
-    assert llm.n_tokens == 1
 
 
 # ---- closed --------------------------------------------------------------------------------
@@ -151,22 +166,20 @@ def test_an_answer_is_not_taken_over_by_a_thread_that_got_the_number_of_an_ended
 
 
 def test_ctrl_c_right_after_a_decode_leaves_a_model_that_answers_as_before(
-    make_llama: MakeLlama, tiny_verifier: Path, monkeypatch: pytest.MonkeyPatch
+    llm: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = make_llama(Llama, tiny_verifier)
     tokens = llm.tokenize(PROMPT.encode())
     expected = list(itertools.islice(llm.generate(tokens, temp=0.0), 20))
-    decode = llm._ctx.decode
 
-    def interrupted(batch: Any) -> None:
-        decode(batch)
+    def interrupted(_: int) -> None:
+        """Comes when tokens are decoded and not yet counted."""
         raise KeyboardInterrupt
 
     for k in range(1, 4):
         generator = llm.generate(tokens, temp=0.0)
         assert list(itertools.islice(generator, k)) == expected[:k]
         with monkeypatch.context() as patch:
-            patch.setattr(llm._ctx, "decode", interrupted)
+            patch.setattr(llm, "_append", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 next(generator)
         asked = [*tokens, *expected[: k - 1]]  # what the model holds, as far as it knows

@@ -195,7 +195,7 @@ def test_a_second_thread_waits_for_the_whole_answer(llm: Llama, expected: dict[s
     first = start(llm, PROMPTS[0])
     begun = list(itertools.islice(first, 5))
     second = Worker(lambda: answer(llm, PROMPTS[1]))
-    wait_until(lambda: llm._turns._waiting)
+    wait_until(lambda: llm._turns.n_waiting)
     rest = list(itertools.islice(first, 35))
     assert second.is_alive()
     first.close()
@@ -234,7 +234,7 @@ def test_waiting_ends_when_the_model_is_closed(
     first = start(llm, PROMPTS[0])
     next(first)
     second = Worker(lambda: answer(llm, PROMPTS[1]))
-    wait_until(lambda: llm._turns._waiting)
+    wait_until(lambda: llm._turns.n_waiting)
     llm.close()
     error = second.ended(SOON)
     assert isinstance(error, BackendError)
@@ -245,7 +245,8 @@ def test_waiting_ends_when_the_model_is_closed(
 
 
 def ways_to_cancel(llm: Llama) -> list[Callable[[], Any]]:
-    return [llm.cancel] if llm.session is None else [llm.cancel, llm.session.cancel]
+    assert llm.session is not None
+    return [llm.cancel, llm.session.cancel]
 
 
 def test_a_long_read_is_cancelled(reader: Llama, expected: dict[str, Any]) -> None:
@@ -256,6 +257,7 @@ def test_a_long_read_is_cancelled(reader: Llama, expected: dict[str, Any]) -> No
         cancel()
         assert isinstance(thread.ended(SOON), Cancelled)
         assert 0 < reader.n_tokens < len(LONG_PROMPT)
+        assert reader.stats.last.n_prompt == reader.n_tokens
         assert answer(reader, PROMPTS[0]) == expected[PROMPTS[0]]
 
 
@@ -266,12 +268,28 @@ def test_a_chunk_is_cut_short(
     size = {"n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}
     llm = make_llama(Llama, tiny_verifier, drafter=drafter, **size)
     thread = Worker(lambda: llm.eval(LONG_PROMPT))
-    wait_until(lambda: llm._turns._worker is not None)
+    wait_until(lambda: llm._turns.at_work)
     time.sleep(0.05)
     assert llm.cancel(wait=True, timeout=SOON)
     assert isinstance(thread.ended(SOON), Cancelled)
     assert llm.n_tokens == 0
     assert answer(llm, PROMPTS[0]) == expected[PROMPTS[0]]
+
+
+def test_an_embedding_is_cancelled(
+    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
+) -> None:
+    size = {"n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}
+    pooling = llama_cpp.LLAMA_POOLING_TYPE_NONE
+    llm = make_llama(
+        Llama, tiny_verifier, drafter=drafter, embedding=True, pooling_type=pooling, **size
+    )
+    thread = Worker(lambda: llm.embed("anna " * 4000))
+    wait_until(lambda: llm._turns.at_work)
+    time.sleep(0.05)
+    assert llm.cancel(wait=True, timeout=SOON)
+    assert isinstance(thread.ended(SOON), Cancelled)
+    assert llm.n_tokens == 0
 
 
 @pytest.mark.parametrize("by_row", [False, True])
@@ -321,7 +339,7 @@ def test_a_cancel_while_nothing_is_at_work_reaches_nobody(
 def test_stop_and_ask_again_at_once(llm: Llama, expected: dict[str, Any]) -> None:
     for i in range(200):
         old = Worker(lambda: answer(llm, PROMPTS[1], 400))
-        wait_until(lambda: llm._turns._answer is not None)
+        wait_until(lambda: llm._turns.answering)
         llm.cancel()
         prompt = PROMPTS[i % len(PROMPTS)]
         assert answer(llm, prompt, 10) == expected[prompt][:10]
@@ -368,7 +386,7 @@ def test_who_waits_for_the_end_of_a_call_does_not_wait_for_the_next_ones(
     first = Worker(lambda: reader.create_completion(LONG_PROMPT, max_tokens=4))
     wait_until(lambda: reader.n_tokens > 100)
     second = Worker(lambda: reader.create_completion(LONG_PROMPT[5:], max_tokens=4))
-    wait_until(lambda: reader._turns._waiting)
+    wait_until(lambda: reader._turns.n_waiting)
     assert reader.cancel(wait=True, timeout=SOON)
     assert second.is_alive()
     assert isinstance(first.ended(), Cancelled)

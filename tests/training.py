@@ -11,7 +11,7 @@ from dflash_local.train import shape
 from dflash_local.train.capture import Capturer, Reading
 from dflash_local.train.conversations import Conversation
 from dflash_local.train.generate import Answerer, Question, Sampling
-from dflash_local.train.prompts import Template
+from dflash_local.train.gguf_template import Template
 
 MODELS = Path(__file__).parent / "models"
 VERIFIER = MODELS / "verifier-f32.gguf"

@@ -18,7 +18,10 @@ from .answer import ADAPTIVE, OURS, UPSTREAM, Record
 from .summary import Row
 
 SCHEMA = 1
-_COLUMNS = ("weights", "engine", "width", "tokens/s", "speed-up", "tokens a step", "as plain", "")
+_COLUMNS = (
+    *("weights", "engine", "width", "tokens/s", "speed-up", "total"),
+    *("tokens a step", "as plain", ""),
+)
 
 
 @dataclass
@@ -49,7 +52,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def markdown(report: Report) -> str:
     """The table and what belongs to it, as Markdown."""
-    head = [f"| {' | '.join(_COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---|"]
+    head = [f"| {' | '.join(_COLUMNS)} |", "|---|---|---:|---:|---:|---:|---:|---:|---|"]
     body = [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     return "\n".join([*head, *body, "", *(f"- {line}" for line in closing_lines(report)), ""])
 
@@ -65,15 +68,17 @@ def closing_lines(report: Report) -> list[str]:
     skipped = [f"{engine}: skipped: {why}" for engine, why in report.skipped.items()]
     explained = (
         "Median (quartiles) over answers; speed-up over the engine's own plain decoding of the "
-        "same prompt in the same round. The best width is picked on these same answers."
+        "same prompt in the same round. Total: the speed-up of all tokens over all seconds. The "
+        "best width is picked on these same answers."
     )
-    return [*verdicts(report.rows), *report.notes, *skipped, explained, machine]
+    found = [*verdicts(report.rows), *_disagreements(report.rows)]
+    return [*found, *report.notes, *skipped, explained, machine]
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """Lines for each kind of weights: ours against upstream's default and best.
 
-    The ratios are of speed-ups, each over its own engine's plain decoding.
+    The ratios are of speed-ups, each over its own engine's plain decoding, of the median answer.
     """
     lines = []
     for weights in dict.fromkeys(row.weights for row in rows):
@@ -88,6 +93,16 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         adaptive = [row for row in here if row.engine == ADAPTIVE]
         lines += [_adaptive_line(row, [*best, *rivals]) for row in adaptive]
     return lines
+
+
+def _disagreements(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row.weights}, {row.engine} at width {row.width}: the median answer and all answers "
+        f"together disagree, {row.speedup.median:.2f}x and {row.speedup_total:.2f}x: long answers "
+        f"gain {'less' if row.speedup.median > row.speedup_total else 'more'} than most"
+        for row in rows
+        if row.disagrees
+    ]
 
 
 def _adaptive_line(row: Row, rivals: Sequence[tuple[str, Row]]) -> str:
@@ -128,6 +143,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"0-{row.width}" if row.engine == ADAPTIVE else str(row.width),
         _with_quartiles(row.tokens_per_second, 1),
         _with_quartiles(row.speedup, 2),
+        f"{row.speedup_total:.2f}",
         f"{row.acceptance_length:.2f}",
         f"{row.same:.0%}",
         row.note,

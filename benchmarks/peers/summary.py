@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dflash_local.bench.measures import Spread, spread
+from dflash_local.bench.measures import Spread, disagree, spread
 
 from .answer import UPSTREAM, Answer, Record, Variant
 
@@ -26,6 +26,7 @@ class Row:
         n_answers: answers measured, of which ``n_tokens`` tokens.
         tokens_per_second: of decoding, over the answers; the first token is not counted.
         speedup: over the engine's own plain decoding of the same prompt in the same round.
+        speedup_total: over the same, all tokens over all seconds.
         acceptance_length: tokens emitted per verify step, all answers together.
         n_drafted, n_accepted: drafts, all answers together.
         same: share of answers equal to the engine's own plain ones.
@@ -40,11 +41,17 @@ class Row:
     n_tokens: int
     tokens_per_second: Spread
     speedup: Spread
+    speedup_total: float
     acceptance_length: float
     n_drafted: int
     n_accepted: int
     same: float
     seconds_to_first: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the median answer and all of them together say two things."""
+        return disagree(self.speedup.median, self.speedup_total)
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
@@ -73,7 +80,7 @@ def _row(
         return None
     kept = [answer for answer, _ in pairs]
     n_steps = sum(answer.n_steps for answer in kept)
-    emitted = n_steps + sum(answer.n_accepted for answer in kept)
+    emitted = sum(answer.n_tokens - 1 for answer in kept)  # the first comes from the prompt
     return Row(
         engine=variant.engine,
         weights=weights,
@@ -83,6 +90,7 @@ def _row(
         n_tokens=sum(answer.n_tokens for answer in kept),
         tokens_per_second=_spread([1 / _pace(answer) for answer in kept]),
         speedup=_spread([_pace(base) / _pace(answer) for answer, base in pairs]),
+        speedup_total=_total_pace([base for _, base in pairs]) / _total_pace(kept),
         acceptance_length=emitted / n_steps if n_steps else 1.0,
         n_drafted=sum(answer.n_drafted for answer in kept),
         n_accepted=sum(answer.n_accepted for answer in kept),
@@ -101,6 +109,10 @@ def _pace(answer: Answer) -> float:
     pace = answer.seconds_per_token
     assert pace is not None  # such answers are left out before
     return pace
+
+
+def _total_pace(answers: Sequence[Answer]) -> float:
+    return sum(a.seconds for a in answers) / sum(a.n_tokens - 1 for a in answers)
 
 
 def _note(variant: Variant) -> str:

@@ -66,7 +66,10 @@ def main(setup: Setup) -> None:
     before = traces.look()
     n_loads = shared.counts["load"]
     work(setup, shared, setup.seconds, "work")
-    changes = traces.changes(before, traces.settled(before))
+    after = traces.settled(before)
+    changes = traces.changes(before, after)
+    if changes["descriptors"]:
+        send(left_open=", ".join(traces.new_files(before, after)))
     send(counts=shared.counts, left=changes, loads=shared.counts["load"] - n_loads)
     watch.stop()
     leave_at_work(setup, shared)

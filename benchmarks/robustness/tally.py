@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from .children import Outcome
 
-#: Bytes that a process may have more at the end than after its warm-up, whatever it loaded: what
-#: malloc keeps in pieces too small to give back. A tiny pair that is not freed takes 3 MiB.
-MEMORY_BOUND = 8 << 20
+#: Bytes that a process may have more at the end than after its warm-up, whatever it loaded: a tiny
+#: pair that is not freed takes 3 MiB.
+MEMORY_BOUND = 2 << 20
 
 _FINDINGS = {
     "signal": "signals",
@@ -57,7 +57,7 @@ def _memory(outcomes: list[Outcome]) -> str:
     grown = [outcome.left["memory"] / 2**20 for outcome in measured]
     loads = sum(outcome.loads for outcome in measured)
     return (
-        f"Resident memory after the warm-up and at the end, {len(measured)} children, {loads} "
+        f"Memory after the warm-up and at the end, {len(measured)} children, {loads} "
         f"loads: {min(grown):+.1f} to {max(grown):+.1f} MiB, {sum(grown) * 1024 / loads:+.1f} KiB "
         "a load."
     )

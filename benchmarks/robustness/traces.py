@@ -7,7 +7,11 @@ import gc
 import os
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import llama_cpp
 import psutil
@@ -21,13 +25,15 @@ class Traces:
 
     Attributes:
         descriptors: how many are open.
+        files: what they are, where the system tells.
         streams: which files the descriptors 1 and 2 are.
         log_callback: where libllama's log goes.
         threads: how many there are, Python's and others.
-        memory: resident bytes, after what malloc keeps in reserve was given back.
+        memory: bytes that malloc has given out; where it does not tell, resident bytes.
     """
 
     descriptors: int
+    files: tuple[str, ...]
     streams: tuple[tuple[int, int], ...]
     log_callback: int | None
     threads: int
@@ -36,14 +42,15 @@ class Traces:
 
 def look() -> Traces:
     process = psutil.Process()
-    _give_back_memory()
+    gc.collect()
     windows = sys.platform == "win32"
     return Traces(
         descriptors=process.num_handles() if windows else process.num_fds(),
+        files=_files(),
         streams=tuple((os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in (1, 2)),
         log_callback=_log_callback(),
         threads=process.num_threads(),
-        memory=process.memory_info().rss,
+        memory=_memory(process),
     )
 
 
@@ -56,6 +63,12 @@ def settled(before: Traces, seconds: float = 2.0) -> Traces:
         if same or time.monotonic() > deadline:
             return now
         time.sleep(0.05)
+
+
+def new_files(before: Traces, after: Traces) -> list[str]:
+    """Those that are open and were not, or were open once less; and the other way round."""
+    then, now = Counter(before.files), Counter(after.files)
+    return [f"opened: {file}" for file in now - then] + [f"closed: {file}" for file in then - now]
 
 
 def changes(before: Traces, after: Traces) -> dict[str, int]:
@@ -75,9 +88,34 @@ def _log_callback() -> int | None:
     return ctypes.cast(callback, ctypes.c_void_p).value
 
 
-def _give_back_memory() -> None:
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-        if trim is not None:
-            trim(0)
+def _files() -> tuple[str, ...]:
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        return ()
+    found = []
+    for entry in list(folder.iterdir()):
+        with suppress(OSError):  # the folder itself, which is closed by now
+            found.append(str(entry.readlink()))
+    return tuple(sorted(found))
+
+
+class _Mallinfo2(ctypes.Structure):
+    """What glibc's malloc tells of the one arena that a child has."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _memory(process: psutil.Process) -> int:
+    """Pieces that were freed do not count: malloc may keep them, and does in a random order."""
+    ask = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
+    if ask is None:
+        return int(process.memory_info().rss)
+    ask.restype = _Mallinfo2
+    told = ask()
+    return int(told.uordblks + told.hblkhd)

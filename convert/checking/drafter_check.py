@@ -161,4 +161,5 @@ def _with_source(report: CheckReport, source: StrPath, n_threads: int) -> CheckR
         return replace(report, warnings=(*report.warnings, f"not compared with {source}: {error}"))
     except DFlashError as error:
         return replace(report, problems=_lines(error))
-    return replace(report, source=found, problems=found.problems)
+    told = (*report.warnings, *found.warnings)
+    return replace(report, source=found, problems=found.problems, warnings=told)

@@ -40,11 +40,13 @@ class SourceCheck:
             one sentence each. None means that the file is right.
         drafts: the comparison of predictions; None where keys or tensors are wrong already.
         tolerance: the error of predictions that rounding explains, at the types of these files.
+        warnings: what lies beside the checkpoint's files and was not read.
     """
 
     problems: tuple[str, ...]
     drafts: DraftAgreement | None = None
     tolerance: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -87,10 +89,11 @@ def compare_with_source(
     checkpoint, target, header = open_source(source), read_verifier(verifier), GGUFHeader(drafter)
     reference, problems = _reference(checkpoint, target, header)
     if problems:
-        return SourceCheck(tuple(problems))
+        return SourceCheck(tuple(problems), warnings=checkpoint.warnings)
     drafts = compare_drafts(reference, drafter, verifier, token_ids(header), n_threads=n_threads)
     tolerance = _tolerance([header, *map(GGUFHeader, target.files)])
-    return SourceCheck(tuple(_draft_problems(drafts, tolerance)), drafts, tolerance)
+    wrong = tuple(_draft_problems(drafts, tolerance))
+    return SourceCheck(wrong, drafts, tolerance, checkpoint.warnings)
 
 
 def _tolerance(headers: Iterable[GGUFHeader]) -> float:

@@ -53,7 +53,10 @@ def parse_config(source: Source) -> DrafterConfig:
 
 def _renamed(top: Fields) -> dict[str, Any]:
     """The fields of its full-attention layers, under the names all other layouts have."""
+    # Its class has defaults of its own, and knows no other spelling.
+    older = {} if top.get("rope_parameters") else dict.fromkeys(("rope_theta", "rope_scaling"))
     return {
+        **older,
         "head_dim": top.integer("global_head_dim"),
         "num_key_value_heads": top.integer("num_global_key_value_heads"),
         "hidden_act": top.get("hidden_activation") or ACTIVATION,

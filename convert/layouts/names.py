@@ -10,7 +10,6 @@ import numpy as np
 from ..reading.safetensors_file import FLOAT_TYPES, Float32Array, StoredTensor
 from ..reading.source import Source
 
-OPTIONAL_PREFIX = "model."
 # Buffers that some trainers save and nobody needs.
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
 
@@ -20,7 +19,7 @@ class Expected:
     """A tensor a checkpoint must hold.
 
     Attributes:
-        source: published name, without the optional ``model.`` prefix.
+        source: published name, without a wrapper's prefix.
         target: name in GGUF; None for a tensor that is known and not written as it is.
         shape: as torch has it, rows first.
         head_dim: above 0 where neighbouring rotary pairs have to become halves.
@@ -58,8 +57,8 @@ class Match:
 
 
 def find(source: Source, name: str) -> StoredTensor | None:
-    """A tensor by its published name, with or without the ``model.`` prefix."""
-    return source.tensors.get(name) or source.tensors.get(OPTIONAL_PREFIX + name)
+    """A tensor by its published name."""
+    return source.tensors.get(name)
 
 
 def spelled(source: Source, *names: str) -> str:
@@ -78,14 +77,11 @@ def match(source: Source, expected: list[Expected]) -> tuple[list[Match], list[s
 
 
 def _unknown(source: Source, known: set[str]) -> list[str]:
-    problems = []
-    for name, tensor in sorted(source.tensors.items()):
-        bare = name.removeprefix(OPTIONAL_PREFIX)
-        if bare != name and bare in source.tensors:
-            problems.append(f"tensor {bare} is there twice, with and without the prefix `model.`")
-        elif bare not in known and not name.endswith(IGNORED_SUFFIXES):
-            problems.append(f"unknown tensor {name} {tensor.shape}: nothing would read it")
-    return problems
+    return [
+        f"unknown tensor {tensor.name} {tensor.shape}: nothing would read it"
+        for name, tensor in sorted(source.tensors.items())
+        if name not in known and not name.endswith(IGNORED_SUFFIXES)
+    ]
 
 
 def _misfit(item: Match) -> str | None:

@@ -31,6 +31,11 @@ def refusal(source: Source) -> str | None:
             "DFlare: it fuses the verifier's features for each layer, llama.cpp's dflash graph "
             f"does so once; {ELSEWHERE}"
         )
+    if any(".lora_A." in stored for stored in source.tensors):
+        return (
+            "the weights are a LoRA adapter beside those it changes: merge them first (PEFT's "
+            "`merge_and_unload()`), and save the result"
+        )
     if name.startswith("Deepseek"):
         return (
             "DSpark inside DeepSeek: its layers are converted from the verifier itself, by "
@@ -40,4 +45,4 @@ def refusal(source: Source) -> str | None:
 
 
 def _stores(source: Source, prefix: str) -> bool:
-    return any(name.removeprefix("model.").startswith(prefix) for name in source.tensors)
+    return any(name.startswith(prefix) for name in source.tensors)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+
+from dflash_local.rope_fields import rope_fields
 
 from ..reading.fields import Fields
 from ..reading.safetensors_file import Float32Array
@@ -53,17 +54,10 @@ class Rope:
 
 
 def parse_rope(config: Fields, head_dim: int) -> Rope:
-    """Read `rope_parameters` (newer) or `rope_scaling` with `rope_theta` (older)."""
-    name = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
-    nested = config.section(name)
-    if isinstance(full := nested.get("full_attention"), dict):
-        _check_single(nested, full, config)
-        nested = {key: item for key, item in full.items() if item is not None}
-    for shared in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        if shared not in nested and config.get(shared) is not None:
-            nested[shared] = config.get(shared)
+    """Read what a config says, in either spelling; what contradicts itself is a problem."""
+    nested = rope_fields(config.values, config.problems)
     fields = Fields(nested, config.problems)
-    kind = str(nested.get("rope_type", nested.get("type", "default"))).lower()
+    kind = nested.get("rope_type", "default")
     llama3 = _llama3(fields) if kind == "llama3" else None
     yarn = parse_yarn(fields) if kind == "yarn" else None
     theta = fields.optional_number("rope_theta")
@@ -112,15 +106,6 @@ def llama3_factors(scaling: Llama3Scaling, theta: float, head_dim: int) -> Float
     smooth = (scaling.original_context / wavelengths - low) / (high - low)
     smooth = np.clip(smooth, 0.0, 1.0)
     return np.asarray(1 / ((1 - smooth) / scaling.factor + smooth), np.float32)
-
-
-def _check_single(nested: dict[str, Any], full: dict[str, Any], config: Fields) -> None:
-    sliding = nested.get("sliding_attention")
-    if isinstance(sliding, dict) and sliding.get("rope_theta") != full.get("rope_theta"):
-        config.problems.append(
-            "`rope_parameters`: full and sliding attention have different `rope_theta`; "
-            "libllama's dflash graph has one for all layers"
-        )
 
 
 def _rotated(fields: Fields, head_dim: int, *, whole: bool) -> int | None:

@@ -13,16 +13,30 @@ MAX_BYTES = 8 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON file that must hold an object.
+    """Parse a JSON file that must hold an object, with a byte-order mark or without.
 
     Raises:
         ModelError: it does not, is damaged, very large, or cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return parse_object(file.read(MAX_BYTES + 1))
+            text = file.read(MAX_BYTES + 1)
+        if (reason := no_content(text)) is not None:
+            raise ModelError(f"{path} {reason}")
+        return parse_object(text.decode(json.detect_encoding(text)).encode())
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}") from None
+
+
+def no_content(start: bytes) -> str | None:
+    """Why a file that begins so is not what its name says; None where nothing is known."""
+    if not start:
+        return "is empty: download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"
+    return None
 
 
 def parse_object(text: bytes) -> dict[str, Any]:

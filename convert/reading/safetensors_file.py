@@ -122,6 +122,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def _not_safetensors(path: Path, start: bytes) -> str:
     if start.startswith(b"version"):
         return f"{path} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`"
+    if not start:
+        return f"{path} is empty, truncated or no safetensors file: download it again"
     return (
         f"{path} is truncated or no safetensors file: its first 8 bytes, {start.hex() or 'none'}, "
         f"announce a header longer than the file. Download it again"

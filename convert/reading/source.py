@@ -12,9 +12,10 @@ from dflash_local.errors import ModelError
 from .json_file import read_json
 from .paths import expanded
 from .repository import download, is_repository_id, repository_of
-from .safetensors_file import StoredTensor, read_header
+from .safetensors_file import StoredTensor
+from .weight_files import exists, find_weights, read_weights
+from .wrappers import bare_tensors
 
-INDEX_NAME = "model.safetensors.index.json"
 # Objects in config.json where layouts keep what concerns drafting.
 SECTIONS = ("dflash_config", "speculative_config", "speculators_config", "speculators_metadata")
 
@@ -27,8 +28,9 @@ class Source:
         location: what the user named: an absolute path, or a Hugging Face id.
         folder: where config.json lies, absolute, symbolic links kept.
         config: config.json, parsed.
-        tensors: every tensor of every shard, by its published name.
+        tensors: every tensor, by its published name without a wrapper's prefix.
         files: all files that were read; none of them may be overwritten.
+        warnings: what lies there and was not read, one sentence each.
     """
 
     location: str
@@ -36,6 +38,7 @@ class Source:
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
     files: tuple[Path, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def sections(self) -> list[dict[str, Any]]:
@@ -77,7 +80,7 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
         ModelError: something is missing, damaged or cannot be had; the message says what to do.
     """
     location = expanded(path).absolute()
-    if _is_there(location):
+    if exists(location):
         if revision is not None:
             raise ModelError(f"revision {revision!r}: expected a Hugging Face id, {path} is local")
         return _open_local(str(location), location)
@@ -89,67 +92,19 @@ def open_source(path: str | os.PathLike[str], revision: str | None = None) -> So
     return _open_local(os.fspath(path), download(os.fspath(path), revision))
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    return _is_there(path) and path.is_file()
-
-
 def _open_local(named: str, path: Path) -> Source:
     folder = path if path.is_dir() else path.parent
-    weights = _weight_files(path)
+    found = find_weights(path)
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ModelError(f"{folder} has no config.json: it must lie beside the safetensors file")
-    index = [file for file in (folder / INDEX_NAME,) if file.is_file()]
-    files = (config_path, *index, *weights)
-    return Source(named, folder, read_json(config_path), _merge(weights), files)
-
-
-def _weight_files(location: Path) -> list[Path]:
-    if location.is_file():
-        if location.suffix == ".safetensors":
-            index = location.with_name(INDEX_NAME)
-            shards = _shards(index) if index.is_file() else []
-            return shards if location in shards else [location]
-        raise ModelError(
-            f"{location} is not a safetensors file. Expected a folder, or model.safetensors "
-            "(torch pickles are not read: save them with safetensors first)"
-        )
-    if (location / "model.safetensors").is_file():
-        return [location / "model.safetensors"]
-    if (location / INDEX_NAME).is_file():
-        return _shards(location / INDEX_NAME)
-    found = sorted(file for file in location.glob("*.safetensors") if _is_file(file))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise ModelError(f"{location} has no model.safetensors (safetensors files found: {names})")
-    return found
-
-
-def _shards(index: Path) -> list[Path]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{index} has no `weight_map`: download it again")
-    names = sorted({str(name) for name in weight_map.values()})
-    # A shard lies beside its index; anything else would be a path out of the checkpoint.
-    bad = [name for name in names if Path(name).name != name or not _is_file(index.parent / name)]
-    if bad:
-        shown = ", ".join(name[:80] for name in bad[:5])
-        raise ModelError(f"{index} names {len(bad)} files that are not beside it: {shown}")
-    return [index.parent / name for name in names]
-
-
-def _merge(files: list[Path]) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
-    for file in files:
-        header = read_header(file)
-        if twice := sorted(tensors.keys() & header.keys()):
-            raise ModelError(f"{file}: tensors also in another shard: {', '.join(twice)}")
-        tensors.update(header)
-    return tensors
+    stored, unread = read_weights(found)
+    index = () if found.index is None else (found.index,)
+    return Source(
+        location=named,
+        folder=folder,
+        config=read_json(config_path),
+        tensors=bare_tensors(stored, folder),
+        files=(config_path, *index, *found.files),
+        warnings=(*found.warnings, *unread),
+    )

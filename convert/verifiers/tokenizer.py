@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ class Tokenizer:
             raise BackendError(f"{path}: libllama could not load the tokenizer: {reason}")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self._chat = self._formatter()
 
     def __enter__(self) -> Tokenizer:
         return self
@@ -54,8 +54,8 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether conversations can be written out."""
-        return self._chat is not None
+        """Whether there is one to write conversations out by."""
+        return self._chat_template is not None
 
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer, ascending."""
@@ -99,14 +99,18 @@ class Tokenizer:
         self._chat.add_generation_prompt = answer_next
         return str(self._chat(messages=list(messages), tools=tools).prompt)
 
-    def _formatter(self) -> Any:
+    @property
+    def _chat_template(self) -> str | None:
         template = llama_cpp.llama_model_chat_template(self._model, None)
-        if not template:
-            return None
+        return template.decode("utf-8", "replace") if template else None
+
+    @cached_property
+    def _chat(self) -> Any:
+        """Made when it is needed: a template may be none that can be read."""
         begin = llama_cpp.llama_vocab_bos(self._vocab)
         end = llama_cpp.llama_vocab_eos(self._vocab)
         return Jinja2ChatFormatter(
-            template.decode("utf-8", "replace"),
+            self._chat_template,
             eos_token=self._text(end),
             bos_token=self._text(begin),
         )

@@ -13,7 +13,9 @@ void register_stop(py::module_& module);
 void register_results(py::module_& module);
 void register_verifier(py::module_& module);
 void register_drafter(py::module_& module);
+void register_plain_rows(py::module_& module);
 void register_session(py::module_& module);
+void register_turns(py::module_& module);
 void register_training(py::module_& module);
 
 /// Pointers cross the border as integers, as ctypes gives them.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "core/errors.h"
 #include "core/stop.h"
 
 namespace dflash::bindings {
@@ -59,14 +60,23 @@ Locked::~Locked() {
   leave();
 }
 
-void enter_library() {
-  enter();
+void check_signals() {
+  const Locked locked;
+  if (!locked) throw Cancelled("the interpreter ends");
+  if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+}
+
+void InLibrary::enter() {
+  dflash::bindings::enter();
+  inside_ = true;
   if (!barred()) return;
   PyEval_SaveThread();
   sleep_for_ever();
 }
 
-void leave_library() {
+void InLibrary::exit() {
+  if (!inside_) return;
+  inside_ = false;
   leave();
 }
 

@@ -35,10 +35,25 @@ class Locked {
   PyGILState_STATE state_{};
 };
 
-/// Counts the calling thread among those that prepare_exit() waits for, while llama_cpp's own calls
-/// work for it, without the GIL. After prepare_exit() other threads sleep here instead.
-void enter_library();
-void leave_library();
+/// Ctrl-C ends work that lasts, between two decodes. Called without the GIL.
+void check_signals();
+
+/// While it is entered, the calling thread is among those that prepare_exit() waits for:
+/// llama_cpp's own calls work for it, without the GIL. After prepare_exit() other threads sleep
+/// here instead.
+class InLibrary {
+ public:
+  InLibrary() = default;
+  ~InLibrary() { exit(); }
+  InLibrary(const InLibrary&) = delete;
+  InLibrary& operator=(const InLibrary&) = delete;
+
+  void enter();
+  void exit();
+
+ private:
+  bool inside_ = false;
+};
 
 /// From here on the calling thread, which ends the interpreter, is the only one that gets the GIL
 /// here. Work of others is told to stop and waited for, `seconds` at most.

@@ -52,6 +52,8 @@ PYBIND11_MODULE(_core, module) {
   bindings::register_results(module);
   bindings::register_verifier(module);
   bindings::register_drafter(module);
+  bindings::register_plain_rows(module);
   bindings::register_session(module);
+  bindings::register_turns(module);
   bindings::register_training(module);
 }

@@ -51,13 +51,6 @@ std::vector<Token> to_vector(const py::object& tokens) {
   return ids;
 }
 
-/// Ctrl-C ends a long read between two chunks.
-void check_signals() {
-  const Locked locked;
-  if (!locked) throw Cancelled("the interpreter ends");
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 /// A llama_sampler from None (greedy), an address, or llama_cpp's LlamaSampler.
 llama_sampler* sampler_address(const py::object& sampler) {
   if (sampler.is_none()) return nullptr;
@@ -234,6 +227,27 @@ std::optional<int32_t> width_of(const SessionOptions& options) {
   return options.width;
 }
 
+/// Costs in contexts of a length.
+py::dict to_dict(const KnownCosts& costs) {
+  py::dict out;
+  out["n_context"] = costs.n_context;
+  out["verify"] = costs.verify;
+  out["draft"] = costs.draft;
+  out["verify_doubt"] = costs.verify_doubt;
+  out["draft_doubt"] = costs.draft_doubt;
+  return out;
+}
+
+KnownCosts to_costs(const py::dict& costs) {
+  const auto line = [&](const char* name) { return costs[name].cast<std::vector<double>>(); };
+  try {
+    return {line("verify"), line("draft"), line("verify_doubt"), line("draft_doubt"),
+            costs["n_context"].cast<int64_t>()};
+  } catch (const py::cast_error&) {
+    throw py::value_error("costs and doubts are lists of numbers, n_context is a whole number");
+  }
+}
+
 /// What was learned of a pair, or nothing without a drafter.
 std::optional<py::dict> learned(Handle& handle) {
   using Controls = std::optional<Controller>;
@@ -242,26 +256,29 @@ std::optional<py::dict> learned(Handle& handle) {
     return controller == nullptr ? Controls() : Controls(*controller);
   });
   if (!controls) return {};
-  py::dict out;
-  const KnownCosts costs = controls->costs().known();
-  out["verify"] = costs.verify;
-  out["draft"] = costs.draft;
-  out["verify_doubt"] = costs.verify_doubt;
-  out["draft_doubt"] = costs.draft_doubt;
+  py::dict out = to_dict(controls->costs().known());
+  py::list contexts;
+  for (const KnownCosts& costs : controls->costs().all_known()) contexts.append(to_dict(costs));
+  out["contexts"] = contexts;
   out["accepted"] = controls->chances().usual();
   return out;
 }
 
-void restore(Handle& handle, const std::vector<double>& verify, const std::vector<double>& draft,
-             const std::vector<double>& verify_doubt, const std::vector<double>& draft_doubt,
+void restore(Handle& handle, const std::vector<py::dict>& contexts,
              const std::vector<double>& accepted) {
+  std::vector<KnownCosts> costs;
+  for (const py::dict& context : contexts) costs.push_back(to_costs(context));
   handle.run([&](Session& session) {
     if (session.controller() == nullptr) return;
     Controller begun(session.controller()->costs().max_width());
-    begun.costs().restore({verify, draft, verify_doubt, draft_doubt});
+    begun.costs().restore(costs);
     begun.chances().restore(accepted);
-    *session.controller() = std::move(begun);
+    session.restore(std::move(begun));
   });
+}
+
+void set_exact(Handle& handle, const std::vector<int32_t>& widths, int32_t up_to, bool only) {
+  handle.run([&](Session& session) { session.set_exact(ExactWidths(widths, up_to, only)); });
 }
 
 std::string repr(Handle& handle) {
@@ -344,6 +361,10 @@ void register_stepping(py::class_<Handle>& session) {
           "anchor",
           [](Handle& handle, Token token) { handle.run([&](Session& s) { s.anchor(token); }); },
           py::arg("token"))
+      .def(
+          "withhold",
+          [](Handle& handle, int32_t n) { handle.run([&](Session& s) { s.withhold(n); }); },
+          py::arg("n"))
       .def("logits", &logits, py::arg("row"))
       .def("draft_logits", &draft_logits, py::arg("row"));
 }
@@ -367,8 +388,9 @@ void register_state(py::class_<Handle>& session) {
           },
           py::arg("seconds"))
       .def("learned", &learned)
-      .def("restore", &restore, py::kw_only(), py::arg("verify"), py::arg("draft"),
-           py::arg("verify_doubt"), py::arg("draft_doubt"), py::arg("accepted"))
+      .def("restore", &restore, py::kw_only(), py::arg("contexts"), py::arg("accepted"))
+      .def("set_exact", &set_exact, py::arg("widths"), py::kw_only(), py::arg("up_to"),
+           py::arg("only"))
       .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
       .def("cancel", &Handle::cancel)
       .def("close", &Handle::close)

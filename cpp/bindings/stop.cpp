@@ -31,8 +31,10 @@ void register_stop(py::module_& module) {
           },
           py::arg("context"));
   module.def("load_progress_callback", [] { return reinterpret_cast<std::uintptr_t>(&goes_on); });
-  module.def("enter_library", &enter_library);
-  module.def("leave_library", &leave_library);
+  py::class_<InLibrary>(module, "InLibrary")
+      .def(py::init<>())
+      .def("__enter__", &InLibrary::enter)
+      .def("__exit__", [](InLibrary& call, const py::args& /*error*/) { call.exit(); });
   module.def("prepare_exit", &prepare_exit, py::arg("seconds"));
 }
 

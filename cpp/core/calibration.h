@@ -12,10 +12,13 @@ namespace dflash {
 /// Measures what decodes cost before there is a text: which width to decode next, and what the
 /// times say. Widths come in mixed order, so that a machine that is busy for a while disturbs all
 /// of them; of the looks at a width the quickest counts, and how far the next is from it is how
-/// far it may be off.
+/// far it may be off. A machine that is slow or busy takes up to three times as long as was asked
+/// for, and the decode that is running then.
 class Calibration {
  public:
-  Calibration(int32_t widest, double seconds) : widest_(widest), seconds_(seconds) {}
+  /// It may take so many seconds, of which some are spent.
+  Calibration(int32_t widest, double seconds, double spent = 0)
+      : widest_(widest), seconds_(seconds), spent_(spent) {}
 
   /// Drafts of the next decode; none once the time is over.
   std::optional<int32_t> next();
@@ -37,8 +40,8 @@ class Calibration {
 
   int32_t widest_;
   double seconds_;
+  double spent_;
   double counted_ = 0;
-  double spent_ = 0;
   int32_t n_rounds_ = 0;
   std::vector<int32_t> coming_;  // the last is next
   std::vector<Look> looks_;

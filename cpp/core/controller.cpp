@@ -34,6 +34,11 @@ constexpr size_t kMostOpen = 4;
 Controller::Controller(int32_t max_width)
     : costs_(max_width), chances_(max_width), gains_(static_cast<size_t>(max_width) + 1) {}
 
+void Controller::enter(int32_t n_past) {
+  n_past_ = n_past;
+  costs_.enter(n_past);
+}
+
 // Tokens a second: what is reached at present, and no less than plain decoding.
 double Controller::rate() const {
   const double plain = 1 / costs_.verify(0);
@@ -53,7 +58,7 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   if (copy.tokens > std::max(kMargin, block.tokens)) return {copy.width, 0, false};
   if (block.tokens > kMargin) {
     pause_ = 1;
-    return {0, wider(look_at_block(block, room, rate_now, catch_up)), false};
+    return {0, wider(look_at_block(block, room, rate_now, catch_up), room), false};
   }
   const Choice hope = best_block(room, rate_now, catch_up, View::hopeful);
   const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs_.verify(0);
@@ -142,8 +147,9 @@ bool Controller::may_probe(double seconds) {
 
 // A block may be narrow because wide ones were not tried: now and then the widest is, less and less
 // often, for what width does to a drafter does not change with the text.
-int32_t Controller::wider(int32_t block) {
+int32_t Controller::wider(int32_t block, int32_t room) {
   const int32_t widest = costs_.max_width();
+  if (room < widest) return block;
   blocks_since_widest_ += 1;
   if (block != widest && blocks_since_widest_ < kFirstWidest + n_widest_) return block;
   blocks_since_widest_ = 0;
@@ -151,9 +157,10 @@ int32_t Controller::wider(int32_t block) {
   return widest;
 }
 
-// What such a block is likely to bring, going by the last ones and by what is usual.
+// What such a block is likely to bring, going by the last ones and by what is usual. Where there is
+// less room it is verified as a narrower one.
 double Controller::worth(int32_t block, int32_t room, double rate, View view) const {
-  const Gain& gain = gains_[static_cast<size_t>(block)];
+  const Gain& gain = gains_[static_cast<size_t>(std::min(block, room))];
   const double usual = best_verify(chances_of({}, block), room, rate, view).tokens;
   const double last = view == View::likely ? gain.tokens : gain.hoped;
   return (gain.weight * last + kUsualBlocks * usual) / (gain.weight + kUsualBlocks);
@@ -186,8 +193,9 @@ std::vector<double> Controller::chances_of(const Lookup& lookup) const {
 }
 
 // What a verify brings over a plain step, where its drafts emit so many tokens.
-double Controller::gain(double tokens, double seconds, double rate) const {
-  return tokens - rate * (seconds - likely_.verify[0]);
+double Controller::gain(Choice verified, double seconds, double rate) const {
+  const double price = exact_.price(verified.width, n_past_) * (1 + verified.tokens);
+  return verified.tokens - price - rate * (seconds - likely_.verify[0]);
 }
 
 // The width that brings most, 0 where none does.
@@ -200,7 +208,8 @@ Controller::Choice Controller::best_verify(const std::vector<double>& chances, i
   for (int32_t width = 1; width <= n; ++width) {
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
-    const double won = gain(tokens, prices(view).verify[static_cast<size_t>(width)], rate);
+    const double seconds = prices(view).verify[static_cast<size_t>(width)];
+    const double won = gain({width, tokens}, seconds, rate);
     if (won > best.tokens) best = {width, won};
   }
   return best;
@@ -212,8 +221,8 @@ Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
   for (int32_t block = 1; block <= costs_.max_width(); ++block) {
     Gain& gain = gains_[static_cast<size_t>(block)];
     const std::vector<double> chances = chances_of(draft, block);
-    const double tokens = best_verify(chances, room, rate_now).tokens;
-    const double hoped = best_verify(chances, room, rate_now, View::hopeful).tokens;
+    const double tokens = best_verify(chances, block, rate_now).tokens;
+    const double hoped = best_verify(chances, block, rate_now, View::hopeful).tokens;
     gain.tokens = (gain.tokens * gain.weight + tokens) / (gain.weight + 1);
     gain.hoped = (gain.hoped * gain.weight + hoped) / (gain.weight + 1);
     gain.weight = std::min(gain.weight + 1, kMostBlocks);
@@ -238,8 +247,8 @@ int32_t Controller::look(const Choice& best, const std::vector<double>& chances,
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
     const double hope = hope_of(costs_.verify_doubt(width, best.width));
-    const double hoped = gain(tokens, verify(width, hope), rate);
-    const double loss = best.tokens - gain(tokens, verify(width, hope / 2), rate);
+    const double hoped = gain({width, tokens}, verify(width, hope), rate);
+    const double loss = best.tokens - gain({width, tokens}, verify(width, hope / 2), rate);
     const double budget = rate * costs_.verify(0) * looks_;
     if (width == best.width || hoped < most || loss > budget) continue;
     most = hoped;
@@ -253,7 +262,7 @@ void Controller::pay_look(double change) {
   if (look_.width == 0) return;
   const double rate_now = rate();
   const double seconds = (1 + 2 * change) * costs_.verify(look_.width);
-  const double loss = look_.instead - gain(look_.tokens, seconds, rate_now);
+  const double loss = look_.instead - gain({look_.width, look_.tokens}, seconds, rate_now);
   looks_ -= std::max(0.0, loss) / (rate_now * costs_.verify(0));
   look_ = {};
 }

@@ -6,6 +6,7 @@
 
 #include "core/chances.h"
 #include "core/costs.h"
+#include "core/exact_widths.h"
 #include "core/lookup.h"
 #include "core/models.h"
 
@@ -41,9 +42,16 @@ struct Verdict {
 /// Where nothing is to be gained it decodes plainly, and drafts a block now and then from a budget,
 /// a small share of the time that has passed; what the text then says tells whether it was right,
 /// verified or not.
+///
+/// Widths whose rows are plain decoding's to the bit are preferred by a little, or the only ones.
 class Controller {
  public:
   explicit Controller(int32_t max_width);
+
+  /// Which widths are exact, from here on.
+  void set_exact(const ExactWidths& exact) { exact_ = exact; }
+  /// The coming decodes stand in a context of so many tokens.
+  void enter(int32_t n_past);
 
   /// What to do in the coming step. `room`: drafts that may be verified; `lookup`: what the text
   /// itself proposes; `catch_up`: seconds that the drafter needs to take in what it has not seen.
@@ -106,13 +114,15 @@ class Controller {
   std::vector<double> chances_of(const Lookup& lookup) const;
   Choice best_verify(const std::vector<double>& chances, int32_t room, double rate,
                      View view = View::likely) const;
-  double gain(double tokens, double seconds, double rate) const;
-  int32_t wider(int32_t block);
+  double gain(Choice verified, double seconds, double rate) const;
+  int32_t wider(int32_t block, int32_t room);
   int32_t look(const Choice& best, const std::vector<double>& chances, int32_t room, double rate);
   void pay_look(double change);
   void judge(Token token);
 
   Costs costs_;
+  ExactWidths exact_;
+  int32_t n_past_ = 0;
   Prices likely_;
   Prices hoped_;
   Chances chances_;

@@ -47,6 +47,17 @@ double square(double x) {
   return x * x;
 }
 
+// Lengths of context are counted in octaves, what is short is one.
+int32_t piece_of(int64_t n_context) {
+  int32_t piece = 0;
+  for (int64_t length = kShortContext; length <= n_context; length *= 2) ++piece;
+  return piece;
+}
+
+int64_t shortest_of(int32_t piece) {
+  return piece == 0 ? 0 : kShortContext << (piece - 1);
+}
+
 // Plain steps that rows beside an anchor can cost at most: those of decodes by themselves.
 double most_rows(int32_t width) {
   return kMostARow * (1 + width);
@@ -112,24 +123,28 @@ Belief::Direction Costs::bump(size_t i, double times) const {
 }
 
 void Costs::enter(int64_t n_past) {
-  int32_t piece = 0;
-  for (int64_t length = kShortContext; length <= n_past; length *= 2) ++piece;
+  const int32_t piece = piece_of(n_past);
   if (piece == piece_) return;
-  const int32_t octaves = std::abs(piece - piece_);
   pieces_.insert_or_assign(piece_, Piece{belief_, n_seen_, knows_plain_});
-  const auto found = pieces_.find(piece);
-  piece_ = piece;
-  if (found == pieces_.end()) {
-    belief_.doubt(usual_doubts_, kContextOff * std::sqrt(octaves));
-    belief_.doubt_along(speed(kContextSpeed * std::sqrt(octaves)));
-    knows_plain_ = false;
-    return;
-  }
-  belief_ = found->second.belief;
-  knows_plain_ = found->second.knows_plain;
-  const double passed = std::sqrt(static_cast<double>(n_seen_ - found->second.seen_at));
+  const auto& [where, known] = nearest(piece);
+  const double octaves = std::sqrt(std::abs(piece - where));
+  const double passed = std::sqrt(static_cast<double>(n_seen_ - known.seen_at));
+  belief_ = known.belief;
   belief_.doubt(usual_doubts_, std::min(kContextOff, kOwnDrift * passed));
   belief_.doubt_along(speed(std::min(1.0, kSpeedDrift * passed)));
+  belief_.doubt(usual_doubts_, kContextOff * octaves);
+  belief_.doubt_along(speed(kContextSpeed * octaves));
+  knows_plain_ = known.knows_plain && piece == where;
+  piece_ = piece;
+}
+
+// Of two that are as near, the present one.
+const std::pair<const int32_t, Costs::Piece>& Costs::nearest(int32_t piece) const {
+  auto best = pieces_.find(piece_);
+  for (auto it = pieces_.begin(); it != pieces_.end(); ++it) {
+    if (std::abs(it->first - piece) < std::abs(best->first - piece)) best = it;
+  }
+  return *best;
 }
 
 void Costs::verified(int32_t width, double seconds, double doubt) {
@@ -211,15 +226,16 @@ double Costs::noise() const {
   return std::sqrt(noise_);
 }
 
-void Costs::caught_up(int32_t n_rows, int32_t block, double seconds) {
+void Costs::caught_up(int32_t n_rows, double seconds) {
   constexpr double kMuch = 1.35;  // times that a row may have become dearer
   if (!known_) return;
-  const double now = std::max(0.0, seconds - draft(block)) / n_rows / verify(0);
+  const double now = seconds / n_rows / verify(0);
   row_ = row_ > 0 ? std::min(now, row_ * kMuch) : now;
 }
 
 KnownCosts Costs::known() const {
   KnownCosts known;
+  known.n_context = shortest_of(piece_);
   for (int32_t width = 0; width <= max_width_; ++width) {
     known.verify.push_back(verify(width));
     known.draft.push_back(draft(width));
@@ -229,7 +245,33 @@ KnownCosts Costs::known() const {
   return known;
 }
 
-void Costs::restore(const KnownCosts& known) {
+std::vector<KnownCosts> Costs::all_known() const {
+  std::vector<KnownCosts> all;
+  std::map<int32_t, Piece> pieces = pieces_;
+  pieces.insert_or_assign(piece_, Piece{belief_, n_seen_, knows_plain_});
+  Costs there = *this;
+  for (const auto& [piece, known] : pieces) {
+    if (!known.knows_plain) continue;
+    there.enter(shortest_of(piece));
+    all.push_back(there.known());
+  }
+  return all;
+}
+
+void Costs::restore(const std::vector<KnownCosts>& all) {
+  for (const KnownCosts& known : all) check(known);
+  *this = Costs(max_width_);
+  for (const KnownCosts& known : all) {
+    if (!(known.verify[0] > 0)) continue;
+    pieces_.insert_or_assign(piece_of(known.n_context), Piece{restored(known), 0, true});
+  }
+  if (pieces_.empty()) return;
+  piece_ = pieces_.begin()->first;
+  belief_ = pieces_.begin()->second.belief;
+  known_ = knows_plain_ = true;
+}
+
+void Costs::check(const KnownCosts& known) const {
   const auto n = static_cast<size_t>(max_width_ + 1);
   for (const std::vector<double>* line :
        {&known.verify, &known.draft, &known.verify_doubt, &known.draft_doubt}) {
@@ -244,26 +286,26 @@ void Costs::restore(const KnownCosts& known) {
       }
     }
   }
-  *this = Costs(max_width_);
-  if (!(known.verify[0] > 0)) return;
-  known_ = knows_plain_ = true;
-  belief_ = Belief(change_at() + 1);
-  belief_.doubt(usual_doubts_, kRestoredOff);
-  belief_.doubt_along(speed(kAnySpeed));
-  belief_.set_mean(change_at(), kChange);
+}
+
+Belief Costs::restored(const KnownCosts& known) const {
+  Belief belief(change_at() + 1);
+  belief.doubt(usual_doubts_, kRestoredOff);
+  belief.doubt_along(speed(kAnySpeed));
+  belief.set_mean(change_at(), kChange);
   const double plain = known.verify[0];
+  const auto take = [&](size_t i, double seconds, double doubt) {
+    const bool is_known = seconds > 0;
+    belief.set_mean(i, is_known ? std::log(seconds) : std::log(plain) + usual_mean(i));
+    belief.doubt_along(only(i, is_known ? doubt : usual_doubt(i)));
+  };
   for (int32_t width = 0; width <= max_width_; ++width) {
     const auto w = static_cast<size_t>(width);
     const double rows = std::clamp(known.verify[w], plain, most_rows(width) * plain);
-    take(verify_at(width), rows, known.verify_doubt[w], plain);
-    if (width > 0) take(draft_at(width), known.draft[w], known.draft_doubt[w], plain);
+    take(verify_at(width), rows, known.verify_doubt[w]);
+    if (width > 0) take(draft_at(width), known.draft[w], known.draft_doubt[w]);
   }
-}
-
-void Costs::take(size_t i, double seconds, double doubt, double plain) {
-  const bool is_known = seconds > 0;
-  belief_.set_mean(i, is_known ? std::log(seconds) : std::log(plain) + usual_mean(i));
-  belief_.doubt_along(only(i, is_known ? doubt : usual_doubt(i)));
+  return belief;
 }
 
 }  // namespace dflash

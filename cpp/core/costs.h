@@ -3,19 +3,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "core/belief.h"
 
 namespace dflash {
 
-/// What was known of costs at an earlier time, a line each by width: seconds, 0 where unknown, and
-/// the doubt of each, of its logarithm.
+/// What was known at an earlier time of costs in contexts of a length, a line each by width:
+/// seconds, 0 where unknown, and the doubt of each, of its logarithm.
 struct KnownCosts {
   std::vector<double> verify;
   std::vector<double> draft;
   std::vector<double> verify_doubt = {};
   std::vector<double> draft_doubt = {};
+  int64_t n_context = 0;  ///< tokens of the shortest such context
 };
 
 /// Seconds by width (verify: drafts beside the anchor; draft: tokens of a block beside the anchor),
@@ -59,14 +61,16 @@ class Costs {
   /// Of one time: a look leaves about as much doubt.
   double noise() const;
 
-  /// The drafter took in so many rows of features at once, and drafted a block.
-  void caught_up(int32_t n_rows, int32_t block, double seconds);
+  /// The drafter took in so many rows of features at once.
+  void caught_up(int32_t n_rows, double seconds);
   double catch_up(int32_t n_rows) const { return n_rows * row_ * verify(0); }
 
-  /// To be kept and given back.
+  /// In contexts as the present one.
   KnownCosts known() const;
+  /// To be kept and given back: of all contexts in which a plain step was seen.
+  std::vector<KnownCosts> all_known() const;
   /// Its ratios are believed again, with some doubt more; its speed is not.
-  void restore(const KnownCosts& known);
+  void restore(const std::vector<KnownCosts>& all);
 
  private:
   /// The costs of contexts of a length.
@@ -90,7 +94,9 @@ class Costs {
   double doubt_of_ratio(size_t i, size_t j) const;
   void observe(Belief::Direction what, size_t i, double seconds, double doubt);
   void time_passes();
-  void take(size_t i, double seconds, double doubt, double plain);
+  const std::pair<const int32_t, Piece>& nearest(int32_t piece) const;
+  void check(const KnownCosts& known) const;
+  Belief restored(const KnownCosts& known) const;
 
   int32_t max_width_;
   std::vector<double> usual_doubts_;  // covariances before anything was seen, the speed apart

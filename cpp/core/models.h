@@ -39,6 +39,10 @@ class Verifier {
   /// Copies the features of rows `first` .. `first + n - 1` of the last decode: [n, n_features()].
   /// The tap was on when it began.
   virtual void features(int32_t first, int32_t n, float* out) = 0;
+  /// The logits of a row of the last decode, [n_vocab()]; -1 is the last row.
+  virtual const float* logits(int32_t row) const = 0;
+  /// Positions that the memory holds, whoever wrote them.
+  virtual int32_t n_held() const = 0;
   /// Forgets the positions from `pos` on. False where the memory cannot drop a part of a sequence;
   /// it is unchanged then.
   virtual bool trim(int32_t pos) = 0;
@@ -90,6 +94,8 @@ class Drafter {
   /// Takes in features [n, Verifier::n_features()] of positions `pos`, `pos + 1`, ...: those that
   /// follow the ones it holds, or any where it holds none.
   virtual void inject(const float* features, int32_t n, int32_t pos) = 0;
+  /// Waits until what it took in is taken in: a device may go on by itself.
+  virtual void wait() {}
   /// Drafts up to `width` tokens to follow `anchor`, the token at `pos`, whose features it lacks.
   virtual void draft(Token anchor, int32_t pos, int32_t width, Draft& out) = 0;
   /// Forgets the positions from `pos` on.

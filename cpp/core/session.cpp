@@ -14,10 +14,9 @@ namespace dflash {
 namespace {
 
 constexpr const char* kNothing = "nothing to go on from: sync() a prompt first";
-constexpr int32_t kCalibrations = 3;  // decodes of each width
-constexpr int32_t kFew = 8;           // rows that are taken in at about the price of one
-constexpr int32_t kIdle = 256;        // tokens without a block that promised to pay
-constexpr int32_t kPieces = 8;        // a window's share that is dropped at once
+constexpr int32_t kFew = 8;     // rows that are taken in at about the price of one
+constexpr int32_t kIdle = 256;  // tokens without a block that promised to pay
+constexpr int32_t kPieces = 8;  // a window's share that is dropped at once
 
 // A saved drafter's memory begins with this and the number of positions that it had forgotten; the
 // memories of earlier versions have neither, and begin at position 0.
@@ -90,8 +89,13 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   if (prompt.empty()) throw std::invalid_argument("the prompt is empty: it needs a token");
   int32_t keep = std::min(common_prefix(tokens_, prompt), n_past_);
   const bool logits_at_hand = logits_live_ && n_past_ == keep;
-  if (keep == size_of(prompt) && !logits_at_hand) keep -= 1;
-  if (wants_features()) {
+  const bool is_whole = keep == size_of(prompt) && !logits_at_hand;
+  if (exact_.only()) {
+    keep = kept_by_plain(keep, is_whole);
+  } else if (is_whole) {
+    keep -= 1;
+  }
+  if (wants_features() && !exact_.only()) {
     // What was read at width 0 is read again, as far back as the drafter sees.
     keep = std::min(keep, std::max(untold_from_, size_of(prompt) - drafter_->n_ctx()));
     untold_from_ = kNowhere;
@@ -99,6 +103,15 @@ int32_t Session::keep_prefix(const std::vector<Token>& prompt) {
   const int32_t reached = rewind(keep);
   n_expected_ = size_of(prompt);
   return reached;
+}
+
+// Tokens give other bits when others are read together with them. A step that failed may have taken
+// the logits of a prompt with it, which plain decoding has at hand: they come of the same piece
+// again. And where plain decoding has no snapshots to go back to, it begins anew.
+int32_t Session::kept_by_plain(int32_t keep, bool is_whole) const {
+  if (verifier_.trims_once() && keep < n_past_) return 0;
+  if (!is_whole) return keep;
+  return keep == n_past_ && keep == last_read_.end ? last_read_.begin : keep - 1;
 }
 
 void Session::extend(const Token* tokens, int32_t n, Rows rows, const Progress& progress) {
@@ -136,6 +149,7 @@ void Session::read_chunk(const Token* tokens, int32_t n, Rows rows) {
   }
   take_features(n);
   tokens_.insert(tokens_.end(), tokens, tokens + n);
+  last_read_ = {n_past_, n_past_ + n};
   n_past_ += n;
   logits_live_ = true;
   last_.n_prompt += n;
@@ -249,6 +263,8 @@ void Session::inject_waiting() {
     const size_t at = static_cast<size_t>(row) * static_cast<size_t>(verifier_.n_features());
     drafter_->inject(waiting_.data() + at, n_now, first + row);
   }
+  // Few are timed with the block that follows, which a device need not be held up for.
+  if (n > kFew) drafter_->wait();
   waiting_.clear();
 }
 
@@ -264,6 +280,7 @@ int32_t Session::rewind(int32_t n_tokens) {
     tokens_.resize(static_cast<size_t>(n_tokens));
     n_past_ = n_tokens;
     n_expected_ = 0;
+    if (n_tokens < last_read_.end) last_read_ = {};
     logits_live_ = false;
     ahead_ = true;
   }
@@ -290,6 +307,11 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
     throw ContextError("a timeline of " + std::to_string(tokens.size()) +
                        " tokens does not fit a context of " + std::to_string(verifier_.n_ctx()));
   }
+  if (verifier_.n_held() < size_of(tokens)) {
+    // Nobody read them: the caller was interrupted while the timeline became shorter.
+    rewind(n_agreed);
+    return;
+  }
   if (drafter_ != nullptr) {
     keep_features(n_agreed);
     controller_->text_changed();
@@ -297,6 +319,7 @@ void Session::adopt(const std::vector<Token>& tokens, int32_t n_agreed) {
   tokens_ = tokens;
   n_past_ = size_of(tokens_);
   n_expected_ = 0;
+  last_read_ = {};
   logits_live_ = false;
   end_step();
   trim_memories();
@@ -339,8 +362,21 @@ void Session::anchor(Token token) {
     throw std::logic_error("anchor() follows a read: there are no logits to have sampled from");
   }
   tokens_.push_back(token);
-  last_.n_tokens += 1;
-  total_.n_tokens += 1;
+  emission_ = {1, 0, false};
+  n_withheld_ = 0;
+  for (Stats* stats : {&last_, &total_}) stats->count_tokens(emission_, 0, 1);
+}
+
+void Session::withhold(int32_t n) {
+  if (n < 0 || n > emission_.n_tokens) {
+    throw std::invalid_argument("withhold(" + std::to_string(n) + "): the last step emitted " +
+                                std::to_string(emission_.n_tokens) + " tokens");
+  }
+  const int32_t n_emitted = emission_.n_tokens;
+  for (Stats* stats : {&last_, &total_}) {
+    stats->count_tokens(emission_, n_emitted - n_withheld_, n_emitted - n);
+  }
+  n_withheld_ = n;
 }
 
 const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
@@ -360,6 +396,7 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   guarded([&] {
     make_draft(draft, n_room, sampler);
     if (sampler != nullptr) draft_.cut(sampler->n_possible(draft_.tokens));
+    if (exact_.only()) cut_to_exact();
     decode_block();
   });
   proposed_ = true;
@@ -406,18 +443,12 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     return;
   }
   if (plan_.block == 0) return;
-  fit_drafter();
-  const int32_t n_behind = n_waiting();
+  catch_up();
   draft_seconds_ = seconds_of([&] {
     inject_waiting();
     const Stopwatch watch(last_.seconds_draft, total_.seconds_draft);
     drafter_->draft(tokens_.back(), n_past_, plan_.block, draft_);
   });
-  // A device takes rows in while it drafts: only together are they timed.
-  if (n_behind > kFew) {
-    controller_->costs().caught_up(n_behind, plan_.block, draft_seconds_);
-    draft_seconds_ = 0;
-  }
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
   const Verdict verdict =
@@ -431,6 +462,18 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
   }
 }
 
+// Rows that are more than a block adds are taken in, and timed, by themselves.
+void Session::catch_up() {
+  fit_drafter();
+  const int32_t n_behind = n_waiting();
+  if (n_behind <= kFew) return;
+  controller_->costs().caught_up(n_behind, seconds_of([&] { inject_waiting(); }));
+}
+
+void Session::cut_to_exact() {
+  draft_.cut(static_cast<size_t>(exact_.widest(size_of(draft_.tokens), n_past_)));
+}
+
 void Session::copy_draft(int32_t n) {
   draft_.clear();
   draft_.tokens.assign(lookup_.tokens.begin(), lookup_.tokens.begin() + n);
@@ -441,10 +484,11 @@ void Session::copy_draft(int32_t n) {
 Plan Session::make_plan(int32_t n_room) {
   if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
+  if (exact_.only() && exact_.widest(n_room, n_past_) == 0) return {};
   if (options_.width != SessionOptions::kAdaptive) {
     return {0, std::min(options_.width, widest), false};
   }
-  controller_->costs().enter(n_past_);
+  controller_->enter(n_past_);
   const int32_t n_behind = std::min(n_waiting(), drafter_->n_ctx());
   const double catch_up = n_behind > kFew ? controller_->costs().catch_up(n_behind) : 0.0;
   const int32_t n = std::min(n_room, widest);
@@ -478,6 +522,7 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   });
   n_past_ += n_kept;
   proposed_ = false;
+  logits_live_ = n_kept == size_of(block_);  // should the anchor be dropped
   count_idle(n_kept);
   const auto n_block = size_of(drafted_.tokens);
   if (measured_) {
@@ -486,6 +531,8 @@ StepResult Session::commit(const std::vector<Token>& emitted) {
   for (Stats* stats : {&last_, &total_}) {
     stats->count_step(n_block, result.n_drafted, result.n_accepted, n_kept);
   }
+  emission_ = {n_kept, result.n_accepted, true};
+  n_withheld_ = 0;
   result.finish = finish_after(result.tokens.back());
   return result;
 }
@@ -533,7 +580,18 @@ Finish Session::finish_after(Token token) const {
   return n_past_ >= verifier_.n_ctx() ? Finish::context_full : Finish::none;
 }
 
-// ---- what decodes cost ---------------------------------------------------------------------
+// ---- what decodes cost, and which are plain decoding's to the bit ---------------------------
+
+void Session::set_exact(const ExactWidths& exact) {
+  exact_ = exact;
+  if (controller_) controller_->set_exact(exact_);
+}
+
+void Session::restore(Controller known) {
+  if (!controller_) return;
+  controller_ = std::move(known);
+  controller_->set_exact(exact_);
+}
 
 void Session::calibrate(double seconds) {
   if (!tokens_.empty()) throw std::logic_error("calibrate() comes before the first prompt");
@@ -543,8 +601,8 @@ void Session::calibrate(double seconds) {
   std::minstd_rand random;
   ahead_ = true;
   guarded([&] {
-    time_decode(widest, random);  // the first is slower
-    Calibration calibration(widest, seconds);
+    const Seconds first = time_decode(0, random);  // slower than those that follow
+    Calibration calibration(widest, seconds, first.verify);
     while (const std::optional<int32_t> width = calibration.next()) {
       const Seconds took = time_decode(*width, random);
       calibration.took(took.verify, took.draft);
@@ -615,8 +673,8 @@ void Session::go_back() {
 }
 
 std::string Session::save_drafter() {
-  if (drafter_ == nullptr) return {};
   if (!proposed_) discard();
+  if (drafter_ == nullptr) return {};
   const Stop::Pause pause(*stop_);  // it comes between two steps of an answer: they are to stop
   guarded([&] { inject_waiting(); });
   std::string state(kStateMark);

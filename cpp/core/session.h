@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/controller.h"
+#include "core/exact_widths.h"
 #include "core/models.h"
 #include "core/stats.h"
 
@@ -104,12 +105,21 @@ class Session {
   /// Makes `token`, sampled by the caller from the live logits, the anchor.
   void anchor(Token token);
 
+  /// Of the tokens that the last step emitted, or of the anchor, the last `n` are not handed out,
+  /// or not yet: statistics leave them out. Without a word all of them are.
+  void withhold(int32_t n);
+
   /// Measures what decodes cost by width, on a session that has read nothing yet; takes about so
   /// long. Without it costs are learned as widths are tried.
   void calibrate(double seconds);
   /// What is known of costs and acceptance; nothing without a drafter.
   const Controller* controller() const { return controller_ ? &*controller_ : nullptr; }
   Controller* controller() { return controller_ ? &*controller_ : nullptr; }
+  /// Goes on with what was known earlier.
+  void restore(Controller known);
+  /// Which widths are exact. Where no others are verified, prompts are read as plain decoding reads
+  /// them: nothing is read again that it would not read again, and in the same pieces.
+  void set_exact(const ExactWidths& exact);
 
   /// The drafter's memory as bytes, and back; load_drafter() makes `n_features` of them valid.
   std::string save_drafter();
@@ -121,6 +131,8 @@ class Session {
   /// Statistics of an answer begin here, and what was cancelled before does not reach it.
   void start_answer() {
     last_ = Stats{};
+    emission_ = {};
+    n_withheld_ = 0;
     stop_->clear();
   }
 
@@ -148,9 +160,16 @@ class Session {
     double draft = 0;
   };
 
+  /// Positions that were decoded at once.
+  struct Piece {
+    int32_t begin = 0;
+    int32_t end = 0;
+  };
+
   StepResult first_step(Sampler& sampler);
   Seconds time_decode(int32_t width, std::minstd_rand& random);
   void anchor_last();
+  int32_t kept_by_plain(int32_t keep, bool is_whole) const;
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
   void read_chunk(const Token* tokens, int32_t n, Rows rows);
   bool wants_features() const;
@@ -159,6 +178,7 @@ class Session {
   int32_t n_unneeded(int32_t n) const;
   void free_waiting();
   void inject_waiting();
+  void catch_up();
   void fit_drafter();
   void forget(int32_t n);
   bool idle() const;
@@ -168,6 +188,7 @@ class Session {
   int32_t room(std::optional<int32_t> max_tokens) const;
   Plan make_plan(int32_t n_room);
   void copy_draft(int32_t n);
+  void cut_to_exact();
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
@@ -191,6 +212,7 @@ class Session {
   static constexpr int32_t kNowhere = std::numeric_limits<int32_t>::max();
   int32_t untold_from_ = kNowhere;  // position from which on width 0 told the drafter nothing
   int32_t n_expected_ = 0;          // tokens of the prompt that is being read
+  Piece last_read_;                 // what was read last, while all of it is held
   int32_t tokens_idle_ = 0;         // emitted since a block was drafted that promised to pay
   bool tapped_ = false;             // the last decode gave features
   bool logits_live_ = false;
@@ -207,9 +229,12 @@ class Session {
   std::vector<Token> block_;    // anchor and draft, as they are decoded
   std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
   std::optional<Controller> controller_;
+  ExactWidths exact_;
   std::shared_ptr<Stop> stop_;
   Stats last_;
   Stats total_;
+  Emission emission_;  // of the last step
+  int32_t n_withheld_ = 0;
 };
 
 }  // namespace dflash

@@ -1,21 +1,32 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <vector>
 
 namespace dflash {
 
+/// Tokens that came of one step, or of the logits that a prompt left behind.
+struct Emission {
+  int32_t n_tokens = 0;
+  int32_t n_accepted = 0;  ///< drafts among them, the first ones
+  bool by_step = true;
+};
+
 /// Counts and seconds of the speculative loop, of one answer or of a session.
+///
+/// Tokens, and drafts that were accepted among them, count when they are handed out: an answer that
+/// ends inside a block counts those before its end. Work counts whole: steps, drafts, seconds.
 struct Stats {
-  int64_t n_prompt = 0;       ///< prompt tokens decoded (reused ones are not)
-  int64_t n_tokens = 0;       ///< tokens emitted, the first of an answer included
-  int64_t n_steps = 0;        ///< verify steps, those without a draft included
-  int64_t n_step_tokens = 0;  ///< tokens emitted by verify steps
-  int64_t n_blocks = 0;       ///< verify steps that had a draft to verify
-  int64_t n_drafted = 0;
-  int64_t n_accepted = 0;
-  std::vector<int64_t> accepted_at;  ///< [k]: blocks in which at least k + 1 drafts were accepted
+  int64_t n_prompt = 0;              ///< prompt tokens decoded (reused ones are not)
+  int64_t n_tokens = 0;              ///< tokens handed out, the first of an answer included
+  int64_t n_steps = 0;               ///< verify steps, those without a draft included
+  int64_t n_step_tokens = 0;         ///< those of them that verify steps emitted
+  int64_t n_blocks = 0;              ///< verify steps that had a draft to verify
+  int64_t n_drafted = 0;             ///< drafts verified, those past an answer's end included
+  int64_t n_accepted = 0;            ///< drafts accepted and handed out
+  std::vector<int64_t> accepted_at;  ///< [k]: blocks of which at least k + 1 drafts count so
 
   std::vector<int64_t> drafted_at;   ///< [b]: steps for which b tokens were drafted
   std::vector<int64_t> verified_at;  ///< [w]: steps in which w of them were verified
@@ -26,7 +37,7 @@ struct Stats {
   double seconds_verify = 0;
   double seconds_sample = 0;
 
-  /// Tokens emitted per verify step, correction or bonus included; 0 before the first step.
+  /// Tokens per verify step, correction or bonus included; 0 before the first step.
   double acceptance_length() const { return ratio(n_step_tokens, n_steps); }
   /// Accepted over drafted; comparable at one width only.
   double acceptance_rate() const { return ratio(n_accepted, n_drafted); }
@@ -34,16 +45,26 @@ struct Stats {
   /// Of `block` tokens drafted so many were verified, `accepted` of them, and so many emitted.
   void count_step(int32_t block, int32_t drafted, int32_t accepted, int32_t emitted) {
     n_steps += 1;
-    n_tokens += emitted;
-    n_step_tokens += emitted;
     count(drafted_at, block);
     count(verified_at, drafted);
-    if (drafted == 0) return;
-    n_blocks += 1;
-    n_drafted += drafted;
-    n_accepted += accepted;
-    if (accepted_at.size() < static_cast<size_t>(drafted)) accepted_at.resize(drafted);
-    for (int32_t k = 0; k < accepted; ++k) accepted_at[k] += 1;
+    if (drafted > 0) {
+      n_blocks += 1;
+      n_drafted += drafted;
+      if (accepted_at.size() < static_cast<size_t>(drafted)) accepted_at.resize(drafted);
+    }
+    count_tokens({emitted, accepted, true}, 0, emitted);
+  }
+
+  /// Of the tokens emitted the first `before` were counted; the first `now` of them are to be.
+  void count_tokens(const Emission& emitted, int32_t before, int32_t now) {
+    n_tokens += now - before;
+    if (!emitted.by_step) return;
+    n_step_tokens += now - before;
+    const int32_t were = std::min(before, emitted.n_accepted);
+    const int32_t are = std::min(now, emitted.n_accepted);
+    n_accepted += are - were;
+    for (int32_t k = were; k < are; ++k) accepted_at[static_cast<size_t>(k)] += 1;
+    for (int32_t k = are; k < were; ++k) accepted_at[static_cast<size_t>(k)] -= 1;
   }
 
  private:

@@ -90,6 +90,7 @@ struct llama_sampler_chain_params {
 /// The mangled names are those of C++ functions, which llama-ext.h declares without extern "C".
 #define DFLASH_LLAMA_FUNCTIONS(X)                                                                \
   X(llama_decode, "", "", int32_t, (llama_context*, llama_batch))                                \
+  X(llama_synchronize, "", "", void, (llama_context*))                                           \
   X(llama_get_memory, "", "", llama_memory_i*, (const llama_context*))                           \
   X(llama_memory_seq_rm, "", "", bool, (llama_memory_i*, llama_seq_id, llama_pos, llama_pos))    \
   X(llama_memory_seq_pos_max, "", "", llama_pos, (llama_memory_i*, llama_seq_id))                \

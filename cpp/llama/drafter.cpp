@@ -80,6 +80,10 @@ void LlamaDrafter::inject(const float* features, int32_t n, int32_t pos) {
   decode(batch_.embeddings(features, n, pos, mrope_));
 }
 
+void LlamaDrafter::wait() {
+  timed(backend_seconds_, [&] { api().llama_synchronize(context_); });
+}
+
 void LlamaDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
   if (width < 1 || width > max_width()) throw std::logic_error("width beyond max_width()");
   out.clear();

@@ -42,6 +42,7 @@ class LlamaDrafter : public Drafter {
   int32_t n_ctx() const override { return n_ctx_; }
 
   void inject(const float* features, int32_t n, int32_t pos) override;
+  void wait() override;
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   /// Takes in as many rows and drafts as wide as it ever will, and forgets that: what there is no
   /// memory for fails here. For a drafter that holds nothing yet.

@@ -130,8 +130,12 @@ void LlamaVerifier::failed(int code) {
 bool LlamaVerifier::can_trim(int32_t pos) const {
   if (pos == 0 || !recurrent_) return true;
   if (undefined_) return false;
-  const int32_t n_dropped = api().llama_memory_seq_pos_max(memory_, options_.sequence) + 1 - pos;
+  const int32_t n_dropped = n_held() - pos;
   return n_dropped <= 0 || (pos > oldest_snapshot_ && n_dropped <= n_snapshots_);
+}
+
+int32_t LlamaVerifier::n_held() const {
+  return api().llama_memory_seq_pos_max(memory_, options_.sequence) + 1;
 }
 
 bool LlamaVerifier::trim(int32_t pos) {

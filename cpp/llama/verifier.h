@@ -34,14 +34,14 @@ class LlamaVerifier : public Verifier {
   void tap(bool on) override;
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
+  int32_t n_held() const override;
   bool trim(int32_t pos) override;
   bool can_trim(int32_t pos) const override;
   bool trims_once() const override { return has_snapshots_; }
   void watch(const Stop& stop) override;
   bool is_eog(Token token) const override { return api().llama_vocab_is_eog(vocab_, token); }
 
-  /// The logits of a row of the last decode, [n_vocab]; -1 is the last row.
-  const float* logits(int32_t row) const;
+  const float* logits(int32_t row) const override;
   int32_t n_vocab() const override { return n_vocab_; }
   llama_context* context() const { return context_; }
   const VerifierOptions& options() const { return options_; }

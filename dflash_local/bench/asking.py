@@ -16,8 +16,19 @@ from .record import Step
 Asked = tuple[list[int], list[float], list[Step], dict[str, float]]
 
 
-def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: float) -> Asked:
-    """One answer through ``llm.generate``, as users get it."""
+def ask(
+    llm: llama_cpp.Llama,
+    tokens: list[int],
+    max_tokens: int,
+    temperature: float,
+    *,
+    past_end: bool = False,
+) -> Asked:
+    """One answer through ``llm.generate``, as users get it.
+
+    Args:
+        past_end: goes on to ``max_tokens`` where the verifier would end the answer.
+    """
     said: list[int] = []
     times: list[float] = []
     counted = _Counted(llm.session) if isinstance(llm, Llama) else None
@@ -28,32 +39,45 @@ def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: f
             said.append(token)
             if counted is not None:
                 counted.look()
-            if len(said) == max_tokens or is_end(llm, token):
+            if len(said) == max_tokens or (is_end(llm, token) and not past_end):
                 break
     if counted is None:
         return said, times, [], {}
-    return said, times, counted.steps, counted.prompt_seconds
+    return said, times, counted.finished(), counted.prompt_seconds
 
 
 class _Counted:
-    """Tells the steps of an answer apart by what the session's statistics have grown."""
+    """Tells the steps of an answer apart by what the session's statistics have grown.
+
+    A step's seconds and drafts are counted with its first token, each token when it is out.
+    """
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._before: Any = None
-        self.steps: list[Step] = []
+        self._before: Any = None  # statistics at the end of the step before
+        self._last: Any = None  # those after the latest token
+        self._steps: list[Step] = []
         self.prompt_seconds: dict[str, float] = {}
 
     def look(self) -> None:
         """To be called after each token."""
-        now, before = self._session.last_stats, self._before
-        if before is None:
+        now = self._session.last_stats
+        if self._last is None:
             self.prompt_seconds = {"prefill": now.seconds_prefill, "inject": now.seconds_inject}
-        elif now.n_steps == before.n_steps:
-            return
-        else:
-            self.steps.append(_step_between(before, now))
-        self._before = now
+            self._before = now
+        elif now.n_steps != self._last.n_steps:
+            self._end_step()
+        self._last = now
+
+    def finished(self) -> list[Step]:
+        """All steps, the one in which the answer ended included."""
+        self._end_step()
+        return self._steps
+
+    def _end_step(self) -> None:
+        if self._last.n_steps != self._before.n_steps:
+            self._steps.append(_step_between(self._before, self._last))
+            self._before = self._last
 
 
 def _step_between(before: Any, after: Any) -> Step:

@@ -23,7 +23,8 @@ class CostRow:
         acceptance_length: measured at this width; else what the acceptance per position of the
             widest run says of it, or without one what adaptive widths have learned.
         predicted: speed-up: acceptance length over break-even.
-        measured: speed-up of the run, all answers together; None where the width was not run.
+        measured: total speed-up of the run; None where the width was not run.
+        measured_median: speed-up of the run's median answer, likewise.
     """
 
     width: int
@@ -35,6 +36,7 @@ class CostRow:
     acceptance_length: float
     predicted: float
     measured: float | None
+    measured_median: float | None
 
     @property
     def step(self) -> float:
@@ -119,6 +121,7 @@ def _row(
         acceptance_length=length,
         predicted=length / break_even,
         measured=own.speed_up_total if own else None,
+        measured_median=own.speed_up.median if own and own.speed_up else None,
     )
 
 
@@ -143,13 +146,20 @@ def verdict(rows: Sequence[CostRow], staircase: Staircase, weights: str = "") ->
         return "This drafter drafts nothing: there is nothing to judge."
     best = max(measured or drafting, key=lambda row: row.measured or row.predicted)
     gain = best.measured or best.predicted
-    sight = "measured" if best.measured else "predicted"
     held = _held_back_by(best, staircase, gain, weights)
     opening = "Drafting pays here" if gain > 1 else "Drafting does not pay here"
     return (
-        f"{opening}: the best fixed width, {best.width}, gives {gain:.2f}x ({sight}); a step "
+        f"{opening}: the best fixed width, {best.width}, gives {_gain(best)}; a step "
         f"there costs {best.break_even:.2f} plain tokens and emits {best.acceptance_length:.2f}, "
         f"and what holds it back most is {held}."
+    )
+
+
+def _gain(row: CostRow) -> str:
+    if row.measured is None or row.measured_median is None:
+        return f"{row.predicted:.2f}x (predicted)"
+    return (
+        f"{row.measured:.2f}x in total (measured; {row.measured_median:.2f}x in the median answer)"
     )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..other_work import OtherWork
 from . import tables
 from .adaptive import headline
-from .machine import OtherWork
+from .measures import disagree
 from .memory import Memory
 from .record import ADAPTIVE
 from .report import Report, Results
 from .tables import Table
 
 _MIB = 1 << 20
+#: Titles.
+CALLS, PLACES = "The call that people make", "By place in the answer"
 
 
 def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) -> str:
@@ -23,13 +26,17 @@ def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) 
         *verdicts(results),
         _conditions(report),
         _section("Speed", tables.speed_table(results.overall), "speed.png"),
+        "Speed-up: of the median answer. Total speed-up: all tokens over all seconds, where long "
+        "answers weigh more.",
         _section("By category", tables.category_table(results.by_category)),
-        "Median speed-up / acceptance length.",
+        "Median speed-up / total speed-up / acceptance length.",
         *_adaptive(results),
         _section("Acceptance", _positions(results), "acceptance.png"),
         "Share of blocks in which at least so many drafts were accepted.",
         _section("Latency", tables.latency_table(results.overall)),
         "The tokens of one step come together: p50 may be near 0, p95 is then a whole step.",
+        *_calls(results),
+        *_places(results),
         _section("Quality", tables.quality_table(results.overall)),
         _quality_note(report),
         _section("Cost account", tables.cost_table(results.costs), "costs.png"),
@@ -98,7 +105,30 @@ def warnings(report: Report) -> list[str]:
         lines.append(
             f"- **The machine wavered**: rounds of the same work differ by up to {max(drifts):.0%}."
         )
-    return lines
+    return [*lines, *_disagreements(report)]
+
+
+def _disagreements(report: Report) -> list[str]:
+    """Where the median answer and all answers together say two things."""
+    found = [
+        (tables.mode_name(s["mode"]), s["speed_up"]["median"], s["speed_up_total"])
+        for s in report["summaries"]
+        if s["category"] == "all" and s["speed_up"] and s["speed_up_total"]
+    ]
+    return [
+        f"- **Median and total disagree**: {', '.join(_both(*known) for known in modes)} (the "
+        "speed-up of the median answer, and that of all tokens over all seconds): the answers that "
+        f"take longest gain {how} than most. Measure on prompts like those you will run."
+        for how, modes in (
+            ("less", [f for f in found if disagree(*f[1:]) and f[1] > f[2]]),
+            ("more", [f for f in found if disagree(*f[1:]) and f[1] < f[2]]),
+        )
+        if modes
+    ]
+
+
+def _both(name: str, typical: float, total: float) -> str:
+    return f"{name} {typical:.2f}x and {total:.2f}x"
 
 
 def _adaptive(results: Results) -> list[str]:
@@ -106,9 +136,30 @@ def _adaptive(results: Results) -> list[str]:
         return []
     return [
         _section("Adaptive widths", tables.adaptive_table(results.adaptive)),
-        "Over plain decoding, least by prompt (medians over the rounds), and over the fixed width "
-        "that was fastest in the same answers. Adaptive widths have a model of their own and learn "
-        "from its steps alone.",
+        "Over plain decoding, of the median answer and in total, least by prompt (medians over the "
+        "rounds), and over the fixed width that was fastest in the same answers. Adaptive widths "
+        "have a model of their own and learn from its steps alone.",
+    ]
+
+
+def _calls(results: Results) -> list[str]:
+    if not results.calls:
+        return []
+    return [
+        _section(CALLS, tables.call_table(results.calls)),
+        "The same answers through `create_chat_completion`, streamed, right after those of "
+        "`generate`: text, stop strings and chunks are the difference.",
+    ]
+
+
+def _places(results: Results) -> list[str]:
+    if not results.places:
+        return []
+    return [
+        _section(PLACES, tables.place_table(results.places)),
+        "Speed-up over plain decoding at those tokens of the answer, by so many pairs; answers "
+        "count where they are long enough. `--long-answers` adds some of 1,500 tokens, which are "
+        "sampled and go on past their end.",
     ]
 
 

@@ -16,6 +16,9 @@ from dflash_local.widths import shares
 
 from .record import PARTS, PLAIN, Answer, Difference, Step
 
+#: Ratios of two speed-ups: what is no difference, and what is one to be warned of.
+_SLIGHTLY, _FAR_APART = 1.03, 1.1
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -64,10 +67,17 @@ def acceptance_rate(steps: Sequence[Step]) -> float | None:
 
 
 def per_position(steps: Sequence[Step]) -> list[float]:
-    """[k]: the share of blocks of more than k drafts in which at least k + 1 were accepted."""
+    """[k]: the share of blocks of more than k drafts in which at least k + 1 were accepted.
+
+    Where an answer ends inside a block, nobody knows what the drafts behind it were worth: the
+    block counts as one that has none of them.
+    """
+    judged = [
+        step.n_drafted if step.n_emitted > step.n_accepted else step.n_accepted for step in steps
+    ]
     shares = []
-    for k in range(max((step.n_drafted for step in steps), default=0)):
-        blocks = [step for step in steps if step.n_drafted > k]
+    for k in range(max(judged, default=0)):
+        blocks = [step for step, n in zip(steps, judged, strict=True) if n > k]
         shares.append(sum(step.n_accepted > k for step in blocks) / len(blocks))
     return shares
 
@@ -133,6 +143,24 @@ def pairs(
 def speed_ups(answers: Sequence[Answer], mode: str, base: str = PLAIN) -> list[float]:
     """Throughput over that of plain decoding, or of another ``base``, pair by pair."""
     return [ratio for _, ratio in _speed_ups(answers, mode, base)]
+
+
+def speed_up_total(answers: Sequence[Answer], mode: str, base: str = PLAIN) -> float | None:
+    """Seconds per token of the base over this mode's, all answers of the pairs together."""
+    both = list(pairs(answers, mode, base))
+    before = seconds_per_token(one for one, _ in both)
+    after = seconds_per_token(other for _, other in both)
+    return before / after if before and after else None
+
+
+def disagree(typical: float, total: float) -> bool:
+    """Whether the speed-up of the median answer and that of all answers together say two things.
+
+    They do where one says faster and the other slower, or where they lie far apart.
+    """
+    other_side = (typical - 1) * (total - 1) < 0
+    ratio = max(typical, total) / min(typical, total)
+    return ratio > (_SLIGHTLY if other_side else _FAR_APART)
 
 
 def least_speed_up(answers: Sequence[Answer], mode: str) -> tuple[str, float] | None:

@@ -80,18 +80,24 @@ def _best(results: Results) -> Summary:
 
 
 def _adaptive_title(found: Adaptive) -> str:
-    title = f"Adaptive widths: {found.speed_up.median:.2f}x plain decoding"
+    title = f"Adaptive widths: {_gains(found.speed_up.median, found.speed_up_total)}"
     if found.over_best is None:
         return title
-    return f"{title}, {found.over_best.median:.2f}x the best fixed width, {found.best}"
+    return f"{title}; {found.over_best.median:.2f}x the best fixed width, {found.best}"
+
+
+def _gains(typical: float, total: float) -> str:
+    return f"{typical:.2f}x plain decoding in the median answer, {total:.2f}x in total"
 
 
 def _speed_title(best: Summary) -> str:
-    gain = best.speed_up.median if best.speed_up else 1.0
-    if gain > 1:
-        return f"{mode_name(best.mode).capitalize()} is fastest: {gain:.2f}x plain decoding"
+    typical = best.speed_up.median if best.speed_up else 1.0
+    total = best.speed_up_total or 1.0
+    gains = _gains(typical, total)
+    if max(typical, total) > 1:
+        return f"{mode_name(best.mode).capitalize()} is fastest: {gains}"
     name = mode_name(best.mode)
-    return f"No width pays here: the best, {name}, reaches {gain:.2f}x plain decoding"
+    return f"No width pays here: the best, {name}, reaches {gains}"
 
 
 def _throughput_bars(axes: Any, summaries: Sequence[Summary]) -> None:
@@ -292,7 +298,7 @@ def _predictions(axes: Any, costs: CostAccount) -> None:
         "o",
         color=_STRONG,
         markersize=8,
-        label="measured",
+        label="measured, in total",
     )
     top = max([1.0, *predicted, *(gain for _, gain in measured)])
     axes.set_ylim(0, top * 1.2)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import llama_cpp
 
-from dflash_local.rendering import chat_tokens, text_tokens
+from dflash_local.rendering import faithful_template, text_tokens
 
 from .suite import Prompt
 
 
 def render(llm: llama_cpp.Llama, prompt: Prompt) -> list[int]:
-    """The prompt's tokens, made by llama_cpp's own chat template and tokenizer."""
-    return text_tokens(llm, prompt.text) if prompt.text else chat_tokens(llm, prompt.messages)
+    """The prompt's tokens, made by llama_cpp's own chat template and tokenizer.
+
+    Raises:
+        PromptError: the template refuses it, or cannot write all of it.
+    """
+    if prompt.text:
+        return text_tokens(llm, prompt.text)
+    return faithful_template(llm).prompt(prompt.messages, prompt.tools, prompt.settings).tokens

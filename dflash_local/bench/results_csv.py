@@ -60,6 +60,7 @@ def _row(report: Report, summary: Mapping[str, Any]) -> dict[str, Any]:
         "speed_up": _median(summary["speed_up"], 3),
         "speed_up_low": _median(summary["speed_up"], 3, "low"),
         "speed_up_high": _median(summary["speed_up"], 3, "high"),
+        "speed_up_total": _rounded(summary["speed_up_total"], 3),
         "speed_up_least": _rounded(summary["speed_up_least"], 3),
         "acceptance_length": _rounded(summary["acceptance_length"], 3),
         "first_token_ms": _median(summary["first_token"], 1, factor=1e3),

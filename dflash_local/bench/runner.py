@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -13,19 +14,22 @@ import llama_cpp
 from dflash_local import Llama
 from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
-from dflash_local.errors import BackendError, ContextError, DFlashError
+from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
 from dflash_local.gguf_header import GGUFHeader
-from dflash_local.parent import construct
+from dflash_local.parent import construct, template_errors
 from dflash_local.placement import offloaded_layers, verifier_devices
+from dflash_local.rendering import chat_template
 from dflash_local.rpc import relayed
 
 from .asking import Asked, ask, is_end
+from .calls import ask_chat
 from .margins import find_differences
 from .memory import LoadLog, Memory, resident_bytes
-from .record import ADAPTIVE, PLAIN, Answer, Difference
+from .places import LONG
+from .record import ADAPTIVE, CHAT, PAST_END, PLAIN, Answer, Difference
 from .rendering import render
 from .staircase import Staircase, measure_staircase
-from .suite import Prompt
+from .suite import Prompt, from_all_categories
 from .tables import mode_name
 
 #: (answers done, answers in all, what is being done)
@@ -33,6 +37,9 @@ Progress = Callable[[int, int, str], None]
 
 DEFAULT_N_CTX = 4096
 _WARM_UP_TOKENS = 8
+_CALLED = 5  # prompts that are asked through create_chat_completion as well
+# Greedy answers that go on past their end repeat themselves, and copies draft those for nothing.
+_LONG_TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class BenchOptions:
     rpc: tuple[str, ...] = ()
     seed: int = 1
     kv_f32: bool = False
+    long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
 
 
 @dataclass
@@ -65,6 +73,8 @@ class Run:
         widths: that were run; None: adaptive ones.
         max_width: that the drafter gives at most.
         answers: plain ones and those of every width.
+        chats: of a few of the prompts through ``create_chat_completion``.
+        long: of a few of the prompts, ``LONG`` tokens each.
         learned: what adaptive widths knew in the end, see ``Session.learned``.
         staircase: what decodes cost by width.
     """
@@ -73,6 +83,8 @@ class Run:
     max_width: int
     n_ctx: int
     answers: list[Answer] = field(default_factory=list)
+    chats: list[Answer] = field(default_factory=list)
+    long: list[Answer] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     staircase: Staircase | None = None
     learned: dict[str, list[float]] | None = None
@@ -82,6 +94,11 @@ class Run:
     def modes(self) -> list[str]:
         """Plain first, then the widths."""
         return [PLAIN, *(ADAPTIVE if width is None else str(width) for width in self.widths)]
+
+    @property
+    def main_modes(self) -> list[str]:
+        """The two that everything is measured of: plain, and adaptive or the widest."""
+        return [PLAIN, self.modes[-1]]
 
 
 def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progress) -> Run:
@@ -134,7 +151,7 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     memory.verifier = options.verifier.stat().st_size
     memory.drafter = options.drafter.stat().st_size
     memory.resident["before"] = resident_bytes()
-    with LoadLog() as log:
+    with LoadLog() as log, template_errors(options.verifier):
         plain = _stock(options, settings)
     stack.enter_context(closing(plain))
     memory.devices = log.devices
@@ -172,7 +189,7 @@ def _ours(
         **settings,
     )
     stack.enter_context(closing(llm))
-    if llm.session is None:
+    if llm.session is None or llm.session.drafter is None:
         raise BackendError(
             f"{options.verifier}: nothing can be drafted for this verifier (see the warning), so "
             "there is nothing to compare"
@@ -198,6 +215,31 @@ def _trained_context(verifier: Path) -> int:
     return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))
 
 
+def _rendered(llm: llama_cpp.Llama, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+    """The tokens of each prompt; names those that the chat template cannot write."""
+    if chat_template(llm) is None and any(prompt.messages for prompt in prompts):
+        warnings.warn(
+            "the verifier has no chat template: it is asked as Llama 2 would be, [INST]",
+            stacklevel=2,
+        )
+    rendered, problems = {}, []
+    for prompt in prompts:
+        try:
+            rendered[prompt.id] = render(llm, prompt)
+        except PromptError as error:
+            problems.append(f"{prompt.id}: {error}")
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems)
+        raise PromptError(f"prompts that cannot be asked:{listed}")
+    return rendered
+
+
+def _callable(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """A few of those that ``create_chat_completion`` takes as they are."""
+    chats = [p for p in prompts if p.messages and not p.tools and not p.settings]
+    return from_all_categories(chats, _CALLED)
+
+
 class _Bench:
     def __init__(self, options: BenchOptions, run: Run, models: dict[str, llama_cpp.Llama]) -> None:
         self._options = options
@@ -208,6 +250,7 @@ class _Bench:
 
     def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
         rendered = self._render(prompts)
+        called = [prompt.id for prompt in _callable(prompts)]
         total = self._options.repeat * len(prompts) * len(self._run.modes)
         progress(0, total, "warming up")
         for mode in self._run.modes:
@@ -215,6 +258,9 @@ class _Bench:
         for done, (number, prompt, mode) in enumerate(self._order(prompts)):
             progress(done, total, f"{prompt.id}, {mode_name(mode)}")
             self._run.answers.append(self._answer(number, prompt, mode, rendered[prompt.id]))
+            if prompt.id in called and mode in self._run.main_modes:
+                self._run.chats.append(self._chat(self._run.answers[-1], prompt))
+        self._answer_at_length(prompts, rendered, progress)
         progress(total, total, "costs by width")
         if ADAPTIVE in self._models:
             self._run.learned = self._models[ADAPTIVE].session.learned()
@@ -226,15 +272,16 @@ class _Bench:
             self._run.differences = find_differences(self._plain, rendered, answers)
 
     def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
-        rendered = {prompt.id: render(self._plain, prompt) for prompt in prompts}
-        room = self._run.n_ctx - self._options.max_tokens
+        rendered = _rendered(self._plain, prompts)
+        longest = max(self._options.max_tokens, LONG if self._options.long_answers else 0)
+        room = self._run.n_ctx - longest
         long = [
             f"{name} ({len(tokens)})" for name, tokens in rendered.items() if len(tokens) > room
         ]
         if long:
             raise ContextError(
                 f"a context of {self._run.n_ctx} tokens leaves {room} for the prompt; longer are: "
-                f"{', '.join(long)}. Raise --n-ctx or lower --max-tokens"
+                f"{', '.join(long)}. Raise --n-ctx, or lower --max-tokens or --long-answers"
             )
         return rendered
 
@@ -250,14 +297,42 @@ class _Bench:
     def _answer(self, number: int, prompt: Prompt, mode: str, tokens: list[int]) -> Answer:
         # One seed for all modes: above temperature 0 they draw alike.
         seed = self._options.seed + number
-        said, times, steps, seconds = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
+        asked = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
+        return self._record(number, prompt, mode, len(tokens), asked)
+
+    def _chat(self, answer: Answer, prompt: Prompt) -> Answer:
+        """The same answer through ``create_chat_completion``, right after it."""
+        options = self._options
+        seed = options.seed + answer.round
+        llm = self._prepared(answer.mode)
+        said, times = ask_chat(llm, prompt, options.max_tokens, options.temperature, seed)
+        return replace(answer, tokens=said, times=times, steps=[], seconds_prompt={}, call=CHAT)
+
+    def _answer_at_length(
+        self, prompts: Sequence[Prompt], rendered: dict[str, list[int]], progress: Progress
+    ) -> None:
+        chosen = from_all_categories(prompts, self._options.long_answers)
+        todo = [(prompt, mode) for prompt in chosen for mode in self._run.main_modes]
+        temperature = self._options.temperature or _LONG_TEMPERATURE
+        for done, (prompt, mode) in enumerate(todo):
+            progress(done, len(todo), f"{prompt.id} at length, {mode_name(mode)}")
+            llm, tokens = self._prepared(mode), rendered[prompt.id]
+            llm.set_seed(self._options.seed)
+            asked = ask(llm, tokens, LONG, temperature, past_end=True)
+            answer = self._record(0, prompt, mode, len(tokens), asked)
+            self._run.long.append(replace(answer, call=PAST_END))
+
+    def _record(
+        self, number: int, prompt: Prompt, mode: str, n_prompt: int, asked: Asked
+    ) -> Answer:
+        said, times, steps, seconds = asked
         text = self._reader.detokenize(said).decode("utf-8", "replace")
         return Answer(
             prompt=prompt.id,
             category=prompt.category,
             mode=mode,
             round=number,
-            n_prompt=len(tokens),
+            n_prompt=n_prompt,
             tokens=said,
             times=times,
             steps=steps,
@@ -267,13 +342,16 @@ class _Bench:
         )
 
     def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> Asked:
-        temperature = self._options.temperature
+        llm = self._prepared(mode)
+        llm.set_seed(seed)
+        return ask(llm, tokens, max_tokens, self._options.temperature)
+
+    def _prepared(self, mode: str) -> llama_cpp.Llama:
         llm = self._models[mode]
         if mode not in (PLAIN, ADAPTIVE):
             llm.width = int(mode)
         llm.reset()  # every answer reads its whole prompt
-        llm.set_seed(seed)
-        return ask(llm, tokens, max_tokens, temperature)
+        return llm
 
     def _context(self, rendered: dict[str, list[int]]) -> list[int]:
         """A text of the mean length that the run's tokens were generated at."""

@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dflash_local.errors import DFlashError
+from dflash_local.rows.dialogue import Dialogue, read_dialogue, unused_fields
+from dflash_local.rows.faithful import Settings, Tools
+from dflash_local.rows.messages import Message
+from dflash_local.rows.reader import Row, read_rows
 
 from .checks import Check, read_check
 
 #: Suites in this package, by name.
 SUITES = {"default": Path(__file__).parent / "prompts" / "default.jsonl"}
 
-Message = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: ``messages`` for the verifier's chat template, or ``text`` to be continued."""
+    """One prompt: ``messages`` for the verifier's chat template, or ``text`` to be continued.
+
+    Attributes:
+        tools: that the template is told of.
+        settings: of the template.
+    """
 
     id: str
     category: str
     messages: tuple[Message, ...] = ()
     text: str = ""
     check: Check | None = None
+    tools: Tools = None
+    settings: Settings = field(default_factory=dict)
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a JSONL file: a line is an object with "messages" or "prompt".
+    """Prompts of a file, see ``read_rows`` and ``read_dialogue``.
 
     "id", "category" and "answer" (see ``read_check``) may be there too.
 
     Raises:
         DFlashError: lists everything that is wrong with the file.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DFlashError(f"{path}: cannot be read ({error}); expected a JSONL file") from error
-    prompts, problems = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    prompts, dialogues, problems = [], [], []
+    for row in read_rows(path):
         try:
-            prompts.append(_prompt(json.loads(line), number))
+            dialogues.append(_dialogue(row))
+            prompts.append(_prompt(row, dialogues[-1]))
         except (ValueError, re.error) as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(f"{row.where}: {error}")
     problems += _repeated(prompts)
     if not prompts and not problems:
         problems.append("there is no prompt in it")
     if problems:
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise DFlashError(f"{path}: not a file of prompts:{lines}")
+    if unused := unused_fields(dialogues):
+        warnings.warn(f"{path.name}: {unused}", stacklevel=2)
     return prompts
 
 
@@ -70,37 +76,41 @@ def first_of_each(prompts: Sequence[Prompt], per_category: int) -> list[Prompt]:
     return chosen
 
 
+def from_all_categories(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """``n`` prompts at most: the first of each category, then the second ones."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for prompt in prompts:
+        ranked.append((seen[prompt.category], prompt))
+        seen[prompt.category] += 1
+    return [prompt for _, prompt in sorted(ranked, key=lambda known: known[0])[:n]]
+
+
 def categories(prompts: Sequence[Prompt]) -> list[str]:
     """In the order in which they first come up."""
     return list(dict.fromkeys(prompt.category for prompt in prompts))
 
 
-def _prompt(row: Any, number: int) -> Prompt:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"found {type(row).__name__}, expected an object")
-    messages, text = row.get("messages"), row.get("prompt")
-    if (messages is None) == (text is None):
-        raise ValueError('expected one of "messages" (a list) and "prompt" (a text)')
-    if text is not None and (not isinstance(text, str) or not text):
-        raise ValueError(f'"prompt" is {text!r}, expected a text')
-    return Prompt(
-        id=str(row.get("id", f"prompt-{number}")),
-        category=str(row.get("category", "own")),
-        messages=() if messages is None else _messages(messages),
-        text=text or "",
-        check=read_check(row["answer"]) if row.get("answer") else None,
-    )
-
-
-def _messages(messages: Any) -> tuple[Message, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise ValueError('"messages" holds nothing, expected a list of messages')
-    for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise ValueError(f'message {message!r}: expected an object with "role" and "content"')
-    if messages[-1]["role"] == "assistant":
+def _dialogue(row: Row) -> Dialogue:
+    if row.problem:
+        raise ValueError(row.problem)
+    dialogue = read_dialogue(row.value)
+    if dialogue.messages and dialogue.messages[-1]["role"] == "assistant":
         raise ValueError("the last message is the assistant's: there is nothing to answer")
-    return tuple(messages)
+    return dialogue
+
+
+def _prompt(row: Row, dialogue: Dialogue) -> Prompt:
+    fields = row.value if isinstance(row.value, dict) else {}
+    return Prompt(
+        id=str(fields.get("id", f"prompt-{row.number}")),
+        category=str(fields.get("category", "own")),
+        messages=dialogue.messages,
+        text=dialogue.text,
+        check=read_check(fields["answer"]) if fields.get("answer") else None,
+        tools=dialogue.tools,
+        settings=dialogue.settings,
+    )
 
 
 def _repeated(prompts: Sequence[Prompt]) -> list[str]:

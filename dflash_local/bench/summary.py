@@ -14,13 +14,12 @@ from .measures import (
     identical_share,
     largest_margin,
     least_speed_up,
-    pairs,
     part_medians,
     part_seconds,
     per_position,
     percentile,
     score,
-    seconds_per_token,
+    speed_up_total,
     speed_ups,
     spread,
     throughput,
@@ -41,7 +40,7 @@ class Summary:
         per_position: [k]: share of blocks with at least k + 1 drafts accepted.
         tokens_per_second: spread over the answers.
         widths: [w]: share of steps in which w drafts were verified.
-        speed_up: spread over the pairs.
+        speed_up: spread over the pairs: its median is that of the median answer.
         speed_up_least: of the prompts' medians over the rounds.
         speed_up_total: plain seconds per token over this mode's, all answers together.
         first_token: time to first token.
@@ -103,7 +102,7 @@ def summarize(
         tokens_per_second=spread(filter(None, map(throughput, own))),
         speed_up=spread(speed_ups(among, mode)) if speculative else None,
         speed_up_least=None if least is None else least[1],
-        speed_up_total=_speed_up_total(among, mode) if speculative else None,
+        speed_up_total=speed_up_total(among, mode) if speculative else None,
         first_token=spread(answer.times[0] for answer in own),
         per_token_p50=percentile(gaps, 0.5) if gaps else None,
         per_token_p95=percentile(gaps, 0.95) if gaps else None,
@@ -115,10 +114,3 @@ def summarize(
         part_seconds=part_seconds(steps) if steps else {},
         part_medians=part_medians(steps) if steps else {},
     )
-
-
-def _speed_up_total(answers: Sequence[Answer], mode: str) -> float | None:
-    both = list(pairs(answers, mode))
-    plain = seconds_per_token(p for p, _ in both)
-    other = seconds_per_token(o for _, o in both)
-    return plain / other if plain and other else None

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from dflash_local.widths import shares_text
 
 from .adaptive import Adaptive
+from .calls import CallCost
 from .costs import CostAccount
 from .measures import Spread
-from .record import ADAPTIVE, PLAIN
+from .places import AtPlace, Place
+from .record import ADAPTIVE, CHAT, GENERATE, PLAIN
 from .summary import Summary
 
 NONE = "-"
@@ -43,13 +45,15 @@ def speed_table(summaries: Sequence[Summary]) -> Table:
             mode_name(s.mode),
             spread_text(s.tokens_per_second, 1),
             "1" if s.mode == PLAIN else spread_text(s.speed_up, 2),
+            "1" if s.mode == PLAIN else number(s.speed_up_total, 2),
             number(s.speed_up_least, 2),
             number(s.acceptance_length, 2),
             percent(s.acceptance_rate),
         ]
         for s in summaries
     ]
-    head = ["", "tokens/s", "speed-up", "least prompt", "acceptance length", "acceptance rate"]
+    head = ["", "tokens/s", "speed-up", "total speed-up", "least prompt"]
+    head += ["acceptance length", "acceptance rate"]
     return Table(head, rows, fastest(summaries))
 
 
@@ -85,13 +89,14 @@ def quality_table(summaries: Sequence[Summary]) -> Table:
 
 
 def category_table(by_category: dict[str, list[Summary]]) -> Table:
-    """Speed-up and acceptance length of each width, by category."""
+    """Median and total speed-up and acceptance length of each width, by category."""
     first = next(iter(by_category.values()))
     modes = [s.mode for s in first if s.mode != PLAIN]
     rows = []
     for category, summaries in by_category.items():
         cells = [
-            f"{spread_median(s.speed_up)}x / {number(s.acceptance_length, 2)}"
+            f"{spread_median(s.speed_up)}x / {number(s.speed_up_total, 2)}x / "
+            f"{number(s.acceptance_length, 2)}"
             for s in summaries
             if s.mode != PLAIN
         ]
@@ -105,16 +110,53 @@ def adaptive_table(found: Sequence[Adaptive]) -> Table:
         [
             a.category,
             spread_text(a.speed_up, 2),
+            number(a.speed_up_total, 2),
             f"{a.least:.2f} ({a.least_prompt})",
             NONE if a.best is None else a.best,
             spread_text(a.over_best, 2),
+            number(a.over_best_total, 2),
             shares_text(a.widths),
             percent(a.unused),
         ]
         for a in found
     ]
-    head = ["category", "speed-up", "least prompt", "best fixed width", "over that"]
+    head = ["category", "speed-up", "total speed-up", "least prompt", "best fixed width"]
+    head += ["over that", "over that, in total"]
     return Table([*head, "steps by drafts verified", "steps that drafted in vain"], rows)
+
+
+def call_table(found: Sequence[CallCost]) -> Table:
+    """``create_chat_completion`` beside ``generate``."""
+    rows = [
+        [
+            mode_name(cost.mode),
+            *(spread_text(_scaled(of, 1e3), 2) for of in (cost.generate, cost.chat)),
+            spread_text(_scaled(cost.difference, 1e3), 2),
+            "1" if cost.mode == PLAIN else spread_text(cost.speed_up, 2),
+        ]
+        for cost in found
+    ]
+    head = ["ms a token", GENERATE, CHAT, "difference", "speed-up of the call"]
+    return Table(head, rows)
+
+
+def place_table(found: Sequence[AtPlace]) -> Table:
+    """The speed-up by place in the answer; plain decoding's tokens a second."""
+    places = list(dict.fromkeys((at.first, at.end) for at in found))
+    known = {(at.call, at.mode, at.first, at.end): at for at in found}
+    rows = []
+    for call, mode in dict.fromkeys((at.call, at.mode) for at in found):
+        ats = (known.get((call, mode, *place)) for place in places)
+        rows.append([call, mode_name(mode), *map(_at_text, ats)])
+    return Table(["", "", *(str(Place(*place)) for place in places)], rows)
+
+
+def _at_text(at: AtPlace | None) -> str:
+    if at is None:
+        return NONE
+    if at.speed_up is None:
+        return f"{at.tokens_per_second.median:.1f} tokens/s"
+    return f"{spread_text(at.speed_up, 2)} ({at.speed_up.n})"
 
 
 def cost_table(costs: CostAccount) -> Table:
@@ -131,7 +173,7 @@ def cost_table(costs: CostAccount) -> Table:
         for row in costs.rows
     ]
     head = ["width", "verify, ms", "draft, ms", "sample, ms", "inject, ms", "break-even length"]
-    head += ["acceptance length", "predicted speed-up", "measured speed-up"]
+    head += ["acceptance length", "predicted speed-up", "total speed-up"]
     measured = [row.measured or 0.0 for row in costs.rows]
     return Table(head, rows, measured.index(max(measured)) if any(measured) else None)
 

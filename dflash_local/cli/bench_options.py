@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dflash_local.bench.places import LONG
 from dflash_local.bench.record import ADAPTIVE
 from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
 from dflash_local.bench.suite import SUITES
@@ -34,6 +35,7 @@ class Arguments:
     rpc: tuple[str, ...] = ()
     seed: int = BenchOptions.seed
     kv_f32: bool = False
+    long_answers: int = BenchOptions.long_answers
     compare: Path | None = None
     csv: Path | None = None
 
@@ -75,6 +77,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add("--widths", type=_widths, metavar=f"0,2,{ADAPTIVE}", help=widths)
     rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
     add("--repeat", type=positive, metavar="N", help=rounds)
+    at_length = f"N prompts are answered at length as well, {LONG:,} tokens each (default none)"
+    add("--long-answers", type=natural, metavar="N", help=at_length)
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:

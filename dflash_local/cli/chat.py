@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dflash_local import Llama
+from dflash_local.busy import BusyWatch
 from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
@@ -17,6 +18,7 @@ from dflash_local.cli.options import ChatOptions, parse
 from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
+from dflash_local.rendering import chat_template
 from dflash_local.rpc import relayed
 
 HELP = (
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
         if text is not None and not text.strip():
             screen.notice("dflash-local chat: nothing to answer, standard input is empty (see -p)")
             return 0
-        with _warnings_as_notices(screen):
+        with _warnings_as_notices(screen), BusyWatch(options.threads):
             return _chat(options, text, screen)
     except KeyboardInterrupt:
         return 0 if text is None else INTERRUPTED
@@ -62,6 +64,10 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
                 screen.dim(names)
             options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
             llm = stack.enter_context(contextlib.closing(load(options, (verifier, drafter))))
+        if chat_template(llm) is None:
+            screen.notice(
+                f"{verifier.name} has no chat template: asked as Llama 2 would be, [INST]"
+            )
         setup = Setup(verifier, drafter, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import llama_cpp
 
 from dflash_local.cli.options import ChatOptions
 from dflash_local.errors import Cancelled, ContextError
+from dflash_local.rendering import render_chat
 
 Message = dict[str, str]
 
@@ -144,25 +144,12 @@ class Conversation:
 
 
 def count_prompt_tokens(llm: llama_cpp.Llama, messages: Sequence[Message]) -> int:
-    """The tokens of the prompt that llama_cpp's own template and tokenizer make of ``messages``."""
-    probe = _PromptProbe(llm)
-    llama_cpp.Llama.create_chat_completion(probe, messages=list(messages), stream=True)
-    return probe.n_tokens
+    """The tokens of the prompt that llama_cpp's own template and tokenizer make of ``messages``.
 
-
-class _PromptProbe:
-    """Stands in for a model: takes the prompt that its chat handler makes and runs nothing."""
-
-    def __init__(self, llm: llama_cpp.Llama) -> None:
-        self._llm = llm
-        self.n_tokens = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._llm, name)
-
-    def create_completion(self, prompt: list[int], **_settings: object) -> object:
-        self.n_tokens = len(prompt)
-        return iter(())
+    Raises:
+        PromptError: the template refuses them.
+    """
+    return len(render_chat(llm, messages).tokens)
 
 
 def _message(role: str, content: str) -> Message:

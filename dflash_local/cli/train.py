@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         return 1
     try:
         options = _options(arguments)
-        with shown(options.fit.steps) as progress:
+        with shown(options.fit.steps) as progress, _warnings_shown(progress):
             _run(arguments.step, options, progress)
     except KeyboardInterrupt:
         print("dflash-local train: interrupted; the same command goes on", file=sys.stderr)
@@ -45,7 +46,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+@contextmanager
+def _warnings_shown(progress: TrainProgress) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: progress.say(f"warning: {message}")
+        yield
+
+
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
+    from dflash_local.busy import BusyWatch
     from dflash_local.train.open_verifier import open_verifier
     from dflash_local.train.processes import Processes, check_batch_size
 
@@ -55,7 +64,8 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
     check_draft_vocab(options, verifier.gguf)
     work = _shared_workspace(options, verifier, processes)
     # The first process keeps other runs out of the folder, for all of its own.
-    with work.alone() if processes.rank == 0 else nullcontext():
+    alone = work.alone() if processes.rank == 0 else nullcontext()
+    with alone, BusyWatch(options.threads):
         _steps(wanted, options, verifier, work, processes, progress)
 
 
@@ -67,17 +77,20 @@ def _steps(
     processes: Processes,
     progress: TrainProgress,
 ) -> None:
-    from dflash_local.train import finish, pipeline
+    from dflash_local.train import answers, data, finish, pipeline
 
-    if "prompts" in wanted and processes.rank == 0:
-        pipeline.make_prompts(options, verifier, work, progress.count)
+    if {"prompts", "generate"} & set(wanted) and processes.rank == 0:
+        asked = data.make_prompts(options, verifier, work, progress.count)
+        progress.say_all([] if asked is None else asked.lines(examples=True))
     if "generate" in wanted and processes.rank == 0:
-        pipeline.make_answers(options, verifier, work, progress.count)
+        answers.make_answers(options, verifier, work, progress.count)
     processes.wait()
     if not {"fit", "simulate", "export"} & set(wanted):
         return
     training = pipeline.Training(options, verifier, work, processes)
     try:
+        if processes.rank == 0:
+            progress.say_all(training.used.lines())
         if "fit" in wanted:
             training.fit.run(progress.fitted)
         if processes.rank == 0 and {"simulate", "export"} & set(wanted):

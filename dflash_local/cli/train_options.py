@@ -40,6 +40,7 @@ _DATA = {
     "max_length": "max_length",
     "temperatures": "temperatures",
     "at_once": "at_once",
+    "most_refused": "most_refused",
 }
 _SHAPE = {
     "layers": "layers",
@@ -127,7 +128,7 @@ def _is_id(verifier: Path) -> bool:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    prompts = 'a line each: {"messages": [...]}, {"prompt": "..."}, or plain text'
+    prompts = 'a line each: {"messages": [...]}, ShareGPT, Alpaca, {"prompt": "..."}, plain text'
     add("--prompts", type=Path, metavar="FILE.jsonl", help=prompts)
     add("--synthesize", type=natural, metavar="N", help="user turns that the verifier makes up")
     add("--as-is", action="store_true", help="train on the answers in the prompts as they are")
@@ -137,11 +138,13 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--endpoint", metavar="URL", help=server)
     switch = "the chat template's switch for thinking (default: the template's own)"
     add("--thinking", type=_on_off, metavar="on|off", help=switch)
-    add("--held-out", type=float, metavar="SHARE", help="never trained on (default 0.05)")
+    add("--held-out", type=_share, metavar="SHARE", help="never trained on (default 5%%)")
     add("--max-tokens", type=positive, metavar="N", help="of an answer")
     add("--max-length", type=positive, metavar="N", help="tokens of a conversation")
     add("--temperatures", type=_numbers, metavar="T,T", help="answers take them in turn")
     add("--at-once", type=positive, metavar="N", help="answers in one batch")
+    refused = "of the rows may be left out because they cannot be used (default 5%%)"
+    add("--most-refused", type=_share, metavar="SHARE", help=refused)
 
 
 def _add_shape(group: argparse._ArgumentGroup) -> None:
@@ -186,6 +189,15 @@ def _on_off(text: str) -> bool:
     if text not in ("on", "off"):
         raise argparse.ArgumentTypeError(f"{text!r}: expected on or off")
     return text == "on"
+
+
+def _share(text: str) -> float:
+    """ "5%" or "0.05"."""
+    number = non_negative(text.removesuffix("%"))
+    share = number / 100 if text.endswith("%") else number
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share such as 5% or 0.05")
+    return share
 
 
 def _all_or_positive(text: str) -> int | str:

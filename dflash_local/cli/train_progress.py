@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +43,11 @@ class TrainProgress:
     def say(self, line: str) -> None:
         """What the user should know."""
         self._meter.say(line)
+
+    def say_all(self, lines: Iterable[str]) -> None:
+        """The same, a line at a time."""
+        for line in lines:
+            self._meter.say(line)
 
     def fitted(self, progress: FitProgress, score: Score | None) -> None:
         """Of the fit: every look at held-out text, and every step in between."""

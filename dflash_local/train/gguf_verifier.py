@@ -11,7 +11,7 @@ from dflash_local.gguf_header import GGUFHeader
 
 from .capture import Capturer
 from .generate import Answerer
-from .prompts import Template
+from .gguf_template import Template
 from .verifier import Identity
 from .verifier_file import VerifierFile
 

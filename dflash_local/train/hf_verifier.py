@@ -52,7 +52,7 @@ class HfVerifier:
 
     def tokenizer(self, thinking: bool | None) -> HfTemplate:
         """transformers' tokenizer and the chat template in it."""
-        return HfTemplate(self._files.tokenizer, thinking)
+        return HfTemplate(self._files.tokenizer, thinking, self._files.ends)
 
     def generator(self, *, n_slots: int, n_ctx: int) -> AbstractContextManager[HfAnswerer]:
         """transformers' ``generate``."""

@@ -11,7 +11,7 @@ from dflash_local.errors import ModelError
 
 from .conversations import Conversation
 from .hf_model import HfModel
-from .model import rope_theta
+from .rope import rope_theta
 from .verifier import Floats, Sizes
 
 _NAMES = {

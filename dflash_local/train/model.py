@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import Qwen3Config
 
 from .loss import Targets
+from .rope import in_one_spelling, rates
 
 Place = tuple[Tensor, Tensor]  # cosines and sines of positions
 
@@ -102,19 +103,12 @@ class Rotation(nn.Module):
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
-        dims = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-        rates = rope_theta(config) ** (-dims / config.head_dim)
-        self.register_buffer("rates", rates, persistent=False)
+        found, self.magnitude = rates(config)
+        self.register_buffer("rates", found, persistent=False)
 
     def forward(self, positions: Tensor) -> Place:
         angles = positions[..., None].float() * self.rates
-        return angles.cos(), angles.sin()
-
-
-def rope_theta(config: Qwen3Config) -> float:
-    """transformers 5 keeps it among the rope parameters, 4 beside them."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return float(parameters.get("rope_theta") or config.rope_theta)
+        return angles.cos() * self.magnitude, angles.sin() * self.magnitude
 
 
 def rotate(x: Tensor, at: Place) -> Tensor:
@@ -239,5 +233,9 @@ class Vocabulary(nn.Module):
 
 
 def drafter_config(shape: Mapping[str, Any]) -> Qwen3Config:
-    """A config from the fields of config.json."""
-    return Qwen3Config(**shape)
+    """A config from the fields of config.json.
+
+    Raises:
+        DFlashError: its rotary embedding is contradictory, or none that training knows.
+    """
+    return Qwen3Config(**in_one_spelling(shape, "config.json"))

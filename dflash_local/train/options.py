@@ -25,6 +25,8 @@ class Data:
         max_length: tokens of a conversation; longer ones are cut.
         temperatures: answers take them in turn.
         at_once: answers in one batch.
+        most_refused: share of the rows, or of a server's answers, that may be left out because they
+            cannot be used; with more of them nothing is trained.
     """
 
     prompts: Path | None = None
@@ -38,6 +40,7 @@ class Data:
     max_length: int = 1024
     temperatures: tuple[float, ...] = (0.0, 0.8)
     at_once: int = 32
+    most_refused: float = 0.05
 
 
 @dataclass(frozen=True)

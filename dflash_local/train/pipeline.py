@@ -1,12 +1,9 @@
-"""The steps of a training, each of which finds what the ones before it left in the folder."""
+"""A training on the texts that the steps before it left in the folder."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,153 +15,24 @@ from safetensors.torch import load_file
 
 from dflash_local.errors import DFlashError
 
-from . import conversations as texts
 from . import shape
 from .capture import Reading
 from .conversations import Conversation
-from .endpoint import Endpoint
+from .data import load_texts
 from .examples import Examples, held_out_batches
-from .generate import Question, Sampling
 from .loop import Fit
 from .model import Drafter, Vocabulary, drafter_config
 from .options import TrainOptions
 from .processes import Processes
-from .prompts import Asked, as_they_are, questions_of, read_prompts, synthesize
+from .rope import in_one_spelling
 from .store import Store
-from .verifier import ChatTokenizer, Generator, Sizes, Verifier, Weights
+from .verifier import Sizes, Verifier, Weights
 from .warm_start import calibrate, can_warm_start, warm_start
 from .workspace import Workspace
 
 TOP_K = 8  # of the verifier's tokens at each position
-_GROUP = 16  # answers of a slot that are made, and kept, together
 EVALUATED = 100  # held-out texts looked at while training
 _BLOCKS = 32  # of each
-
-#: (what is being done, done, in all)
-Progress = Callable[[str, int, int], None]
-
-
-# ---- 1. prompts ----------------------------------------------------------------------------
-
-
-def make_prompts(
-    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
-) -> None:
-    """Writes the prompts as tokens; with answers that are there already, the conversations."""
-    if work.prompts.is_file():
-        return
-    template = verifier.tokenizer(options.data.thinking)
-    asked = _asked(options, verifier, template, progress)
-    if options.data.as_is:
-        found = [c for one in asked for c in as_they_are(one, template)]
-        if not found:
-            raise DFlashError("--as-is: there is no answer of the assistant's in the prompts")
-        work.write_lines(work.conversations, map(texts.to_line, found))
-    prompts = (
-        [] if options.data.as_is else [p for one in asked for p in questions_of(one, template)]
-    )
-    room = options.data.max_length - options.data.max_tokens
-    fitting = {tuple(prompt): None for prompt in prompts if 0 < len(prompt) <= room}
-    long = sum(len(prompt) > room for prompt in prompts)
-    if long:
-        warnings.warn(
-            f"{long} of {len(prompts)} prompts are longer than {room} tokens and left out: "
-            "--max-length less --max-tokens is what a prompt may have",
-            stacklevel=2,
-        )
-    work.write_lines(work.prompts, (f"{list(prompt)}\n" for prompt in fitting))
-
-
-def _asked(
-    options: TrainOptions, verifier: Verifier, template: ChatTokenizer, progress: Progress
-) -> list[Asked]:
-    data = options.data
-    asked = [] if data.prompts is None else read_prompts(data.prompts)
-    if data.synthesize:
-        with verifier.generator(n_slots=data.at_once, n_ctx=data.max_length) as answerer:
-            tell = partial(progress, "prompts")
-            made = synthesize(
-                answerer,
-                template,
-                data.synthesize,
-                seed=options.fit.seed,
-                progress=lambda done, _: tell(done, data.synthesize),
-            )
-        asked += [Asked(messages=({"role": "user", "content": text},)) for text in made]
-    if not asked and not data.tokens:
-        raise DFlashError("nothing to train on: name --prompts, --tokens, or --synthesize N")
-    return asked
-
-
-# ---- 2. answers ----------------------------------------------------------------------------
-
-
-def make_answers(
-    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
-) -> None:
-    """The verifier answers every prompt, a group at a time: a group is kept whole or begun anew,
-    so that an interrupted run ends with the same texts."""
-    prompts = work.read_prompts()
-    n_done = 0 if options.data.as_is else len(work.read_conversations())
-    if options.data.as_is or n_done >= len(prompts):
-        return
-    size = _GROUP * options.data.at_once
-    n_done -= n_done % size
-    work.keep_conversations(n_done)
-    with _answering(options, verifier) as answerer:
-        for first in range(n_done, len(prompts), size):
-            group = list(enumerate(prompts))[first : first + size]
-            progress("answers", first, len(prompts))
-            questions = [
-                Question(p, _sampling(options, i), options.data.max_tokens) for i, p in group
-            ]
-            answers = answerer.answer(questions, _from(progress, first, len(prompts)))
-            work.append(
-                Conversation((*p, *answer), len(p))
-                for (_, p), answer in zip(group, answers, strict=True)
-            )
-
-
-def _answering(options: TrainOptions, verifier: Verifier) -> AbstractContextManager[Generator]:
-    data = options.data
-    if data.endpoint is None:
-        return verifier.generator(n_slots=data.at_once, n_ctx=data.max_length)
-    template = verifier.tokenizer(data.thinking)
-    return nullcontext(Endpoint(data.endpoint, template, data.at_once))
-
-
-def _from(progress: Progress, first: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _tokens: progress("answers", first + done, total)
-
-
-def _sampling(options: TrainOptions, index: int) -> Sampling:
-    temperatures = options.data.temperatures
-    return Sampling(temperatures[index % len(temperatures)], seed=options.fit.seed + index)
-
-
-def load_texts(
-    options: TrainOptions, work: Workspace
-) -> tuple[list[Conversation], list[Conversation]]:
-    """What is trained on, and what is held out.
-
-    Raises:
-        DFlashError: there are too few for a batch.
-    """
-    found = work.read_conversations()
-    for path in options.data.tokens:
-        found += texts.read_conversations(path)
-    cut = (texts.cut(c, options.data.max_length) for c in found)
-    usable = [c for c in cut if c is not None]
-    train, held_out = texts.split(usable, options.data.held_out)
-    if len(train) < options.fit.batch_size:
-        raise DFlashError(
-            f"{len(train)} conversations to train on and {len(held_out)} held out; expected "
-            f"{options.fit.batch_size} and 1 at least: give more prompts"
-        )
-    return train, held_out
-
-
-# ---- 3. fit --------------------------------------------------------------------------------
 
 
 class Training:
@@ -174,7 +42,9 @@ class Training:
         self, options: TrainOptions, verifier: Verifier, work: Workspace, processes: Processes
     ) -> None:
         self.options = options
-        self.train, self.held_out = load_texts(options, work)
+        texts = load_texts(options, verifier, work)
+        self.train, self.held_out = texts.train, texts.held_out
+        self.asked, self.used = work.read_account(), texts.used
         self.verifier, weights = verifier, verifier.weights
         _check_tokens([*self.train, *self.held_out], weights.sizes.n_vocab)
         self.fields = drafter_fields(options, weights, self.train)
@@ -301,7 +171,7 @@ def _check_fields(fields: dict[str, Any], sizes: Sizes) -> None:
 
 def _published(folder: Path) -> dict[str, Any]:
     """config.json of a drafter in z-lab's layout; raises DFlashError where it is another."""
-    fields: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    fields: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8-sig"))
     draft = fields.get("dflash_config")
     known = isinstance(draft, dict) and {"mask_token_id", "target_layer_ids"} <= set(draft)
     windowed = fields.get("use_sliding_window") or fields.get("is_causal")
@@ -311,7 +181,7 @@ def _published(folder: Path) -> dict[str, Any]:
             "`dflash_config` and without sliding or causal layers only"
         )
     fields.setdefault("block_size", draft.get("block_size", 16) if draft else 16)
-    return fields
+    return in_one_spelling(fields, str(folder / "config.json"))
 
 
 def _vocabulary(training: Training) -> Vocabulary:

@@ -2,152 +2,112 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import llama_cpp
 
 from dflash_local.errors import DFlashError
-from dflash_local.llama import Llama
-from dflash_local.rendering import Message, chat_tokens, text_tokens
+from dflash_local.rows.dialogue import Dialogue, read_dialogue
+from dflash_local.rows.messages import Message
+from dflash_local.rows.reader import Row, read_rows
 
+from .account import Sieve
 from .conversations import Conversation
 from .generate import Question, Sampling
 from .verifier import ChatTokenizer, Generator, Progress
 
-_SENTINEL = "\x02"
+MOST_REFUSED = 0.05  # of the rows of a file
 _USER_TOKENS = 160  # of a made-up user turn
+_PLAIN = {"role", "content"}
 
 
-class Template:
-    """The verifier's tokenizer and chat template; no weights are loaded.
-
-    Args:
-        thinking: how the template's switch for thinking is set; None leaves it alone.
-    """
-
-    def __init__(self, verifier: Path, thinking: bool | None = None) -> None:
-        self._thinking = thinking
-        self.llm = Llama(verifier, vocab_only=True)
-        self._reader = self.llm.tokenizer()
-
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens up to where the assistant begins."""
-        return chat_tokens(self.llm, messages, thinking=self._thinking)
-
-    def text(self, text: str) -> list[int]:
-        """Tokens of a text to be continued."""
-        return text_tokens(self.llm, text)
-
-    def user_header(self) -> list[int]:
-        """Tokens up to where the user begins."""
-        prompt = self.prompt([{"role": "user", "content": _SENTINEL}])
-        header = self.exact_text(prompt).split(_SENTINEL)[0].encode()
-        tokens = self.llm.tokenize(header, add_bos=False, special=True)
-        return [*self._added_bos(prompt), *tokens]
-
-    def answer(self, text: str, *, ended: bool) -> list[int]:
-        """Tokens of an answer, with the end of generation where it came to it."""
-        tokens = self.llm.tokenize(text.encode(), add_bos=False, special=False)
-        return [*tokens, self.llm.token_eos()] if ended else list(tokens)
-
-    def exact_text(self, tokens: Sequence[int]) -> str:
-        """Text that a server makes these tokens of; a BOS it adds itself."""
-        own = list(tokens[len(self._added_bos(tokens)) :])
-        return str(self._reader.detokenize(own, special=True).decode("utf-8", "replace"))
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens, without special ones."""
-        return str(self._reader.detokenize(list(tokens)).decode("utf-8", "replace"))
-
-    def _added_bos(self, tokens: Sequence[int]) -> list[int]:
-        """The BOS that the tokenizer put before a text, if it did."""
-        adds = llama_cpp.llama_vocab_get_add_bos(llama_cpp.llama_model_get_vocab(self.llm.model))
-        begins = adds and list(tokens[:1]) == [self.llm.token_bos()]
-        return list(tokens[:1]) if begins else []
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt of the user's: messages, or a text to be continued."""
-
-    messages: tuple[Message, ...] = ()
-    text: str = ""
-
-
-def read_prompts(path: Path) -> list[Asked]:
-    """Prompts of a file, a line each: JSON with "messages" or "prompt", a list of messages, text.
+def read_prompts(path: Path, most_refused: float = MOST_REFUSED) -> list[Dialogue]:
+    """The dialogues of a file, see ``read_rows`` and ``read_dialogue``; or lines of plain text.
 
     Raises:
-        DFlashError: it cannot be read, or lists every line that is no prompt.
+        DFlashError: it cannot be read, holds none, or has more rows than that share that cannot be
+            used; says why.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DFlashError(f"{path} cannot be read: {error}") from error
-    prompts, problems = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    rows = Sieve()
+    found = [dialogue for _, dialogue in read_dialogues(path, rows)]
+    rows.check(path, most_refused)
+    return found
+
+
+def read_dialogues(path: Path, rows: Sieve) -> Iterator[tuple[Row, Dialogue]]:
+    """The rows of a file that can be used; ``rows`` says in the end what became of the others.
+
+    Raises:
+        DFlashError: the file cannot be read, or holds nothing.
+    """
+    for row in read_rows(path, plain=True):
+        rows.found += 1
         try:
-            prompts.append(_asked(line))
+            if row.problem:
+                raise ValueError(row.problem)
+            yield row, read_dialogue(row.value)
         except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    if not prompts and not problems:
-        problems.append("there is no prompt in it")
-    if problems:
-        shown = "".join(f"\n  - {problem}" for problem in problems[:20])
-        raise DFlashError(f"{path}: not a file of prompts:{shown}")
-    return prompts
+            rows.leave(str(error), row.where, row.excerpt)
+    if not rows.found:
+        raise DFlashError(f"{path}: not a file of prompts: there is no prompt in it")
 
 
-def _asked(line: str) -> Asked:
-    if line.lstrip()[0] not in "{[":
-        return Asked(messages=({"role": "user", "content": line.strip()},))
-    row = json.loads(line)
-    if isinstance(row, list):
-        return Asked(messages=_messages(row))
-    if "messages" in row:
-        return Asked(messages=_messages(row["messages"]))
-    if isinstance(row.get("prompt"), str) and row["prompt"]:
-        return Asked(text=row["prompt"])
-    raise ValueError(f'expected "messages" or "prompt", found {", ".join(row) or "nothing"}')
+def dialogue_id(dialogue: Dialogue) -> str:
+    """Tells a dialogue from others by what is said in it."""
+    said = repr((dialogue.messages, dialogue.text, dialogue.tools, dialogue.settings))
+    return sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _messages(rows: Any) -> tuple[Message, ...]:
-    rows = rows if isinstance(rows, list) else []
-    good = [isinstance(row, dict) and {"role", "content"} <= set(row) for row in rows]
-    if not rows or not all(good):
-        raise ValueError('expected messages with "role" and "content"')
-    return tuple(rows)
-
-
-def questions_of(asked: Asked, template: ChatTokenizer) -> Iterator[list[int]]:
+def questions_of(asked: Dialogue, template: ChatTokenizer) -> Iterator[list[int]]:
     """Prompts to be answered: of a conversation, one for each turn of the assistant's.
 
     What the assistant said before stays as it is.
+
+    Raises:
+        PromptError: the template cannot write it.
     """
     if asked.text:
         yield template.text(asked.text)
         return
-    turns = [i for i, message in enumerate(asked.messages) if message["role"] == "assistant"]
+    turns = list(_answers(asked.messages))
     if asked.messages[-1]["role"] != "assistant":
         turns.append(len(asked.messages))
     for turn in turns:
-        if turn > 0:
-            yield template.prompt(asked.messages[:turn])
+        yield template.prompt(asked.messages[:turn], asked.tools, asked.settings)
 
 
-def as_they_are(asked: Asked, template: ChatTokenizer) -> Iterator[Conversation]:
-    """Every turn of the assistant's, with its own answer."""
-    for turn, message in enumerate(asked.messages):
-        if turn > 0 and message["role"] == "assistant":
-            prompt = template.prompt(asked.messages[:turn])
-            answer = template.answer(str(message["content"]), ended=True)
-            yield Conversation((*prompt, *answer), len(prompt))
+def as_they_are(asked: Dialogue, template: ChatTokenizer) -> Iterator[Conversation]:
+    """Every turn of the assistant's, with its own answer; the answer of a text, if it has one.
+
+    Raises:
+        PromptError: the template cannot write it.
+    """
+    name = dialogue_id(asked)
+    if asked.text and asked.answer:
+        prompt = template.text(asked.text)
+        answer = [*template.answer(asked.answer, ended=False), template.text_end]
+        yield Conversation((*prompt, *answer), len(prompt), name, ended=True)
+    for turn in _answers(asked.messages):
+        prompt = template.prompt(asked.messages[:turn], asked.tools, asked.settings)
+        answer = _answer(asked, turn, template)
+        yield Conversation((*prompt, *answer), len(prompt), name, ended=True)
+
+
+def _answers(messages: tuple[Message, ...]) -> Iterator[int]:
+    """Where the assistant's turns are that answer something."""
+    return (i for i, message in enumerate(messages) if i and message["role"] == "assistant")
+
+
+def _answer(asked: Dialogue, turn: int, template: ChatTokenizer) -> list[int]:
+    """The tokens of an answer; empty where it says nothing.
+
+    The template writes calls of tools, and whatever else is more than a text.
+    """
+    message = asked.messages[turn]
+    if not message.keys() <= _PLAIN:
+        return template.turn(asked.messages[: turn + 1], asked.tools, asked.settings)
+    text = message["content"]
+    return template.answer(text, ended=True) if text.strip() else []
 
 
 def synthesize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .acceptance import Acceptance
+from .account import lines_of
 from .pipeline import Training
 from .simulate import NOT_TRIED, Simulation
 from .verifier import Identity
@@ -63,6 +64,8 @@ def to_report(
             "train": len(training.train),
             "held_out": len(training.held_out),
             "train_tokens": sum(len(text.tokens) for text in training.train),
+            "asked": None if training.asked is None else training.asked.to_json(),
+            "used": training.used.to_json(),
             "answers": asdict(options.data)
             | {"prompts": _name(options.data.prompts)}
             | {"tokens": [path.name for path in options.data.tokens]},
@@ -113,6 +116,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             "",
             f"- {texts['train']} conversations ({texts['train_tokens']} tokens), "
             f"{texts['held_out']} held out",
+            *(f"- {line}" for line in lines_of(texts["asked"], texts["used"])),
             f"- {report['steps']} steps of {fit['batch_size']} texts with {fit['n_blocks']} "
             f"blocks, the best at step {report['best_step']}",
             *_proposed(report["draft_vocab"]),

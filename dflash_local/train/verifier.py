@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from dflash_local.rendering import Message
+    from dflash_local.rows.faithful import Settings, Tools
+    from dflash_local.rows.messages import Message
 
     from .capture import Reading
     from .conversations import Conversation
@@ -88,8 +89,21 @@ class Weights(Protocol):
 class ChatTokenizer(Protocol):
     """Tokenizer and chat template."""
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens up to where the assistant begins."""
+    def prompt(
+        self, messages: Sequence[Message], tools: Tools = ..., settings: Settings | None = ...
+    ) -> list[int]:
+        """Tokens up to where the assistant begins; PromptError where they cannot be made.
+
+        ``settings``: of the template, before those that the tokenizer was opened with.
+        """
+
+    def turn(
+        self, messages: Sequence[Message], tools: Tools = ..., settings: Settings | None = ...
+    ) -> list[int]:
+        """Tokens of the last message, the assistant's, as the template writes it, with its end."""
+
+    def writes_tools(self, messages: Sequence[Message], tools: Tools, settings: Settings) -> bool:
+        """Whether the template tells the model of tools."""
 
     def text(self, text: str) -> list[int]:
         """Tokens of a text to be continued."""
@@ -98,7 +112,14 @@ class ChatTokenizer(Protocol):
         """Tokens up to where the user begins."""
 
     def answer(self, text: str, *, ended: bool) -> list[int]:
-        """Tokens of an answer, with the end of generation where it came to it."""
+        """Tokens of an answer, with the end of the turn where it came to it."""
+
+    @property
+    def text_end(self) -> int:
+        """The token that ends a text."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends an answer."""
 
     def exact_text(self, tokens: Sequence[int]) -> str:
         """Text that a server makes these tokens of; a BOS it adds itself."""

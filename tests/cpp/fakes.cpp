@@ -72,7 +72,8 @@ std::vector<Token> Law::text(std::vector<Token> prompt, int32_t n, int32_t n_ctx
 
 // ---- verifier ------------------------------------------------------------------------------
 
-void FakeVerifier::append(Token token) {
+void FakeVerifier::append(Token token, float off) {
+  off_.push_back((off_.empty() ? 0 : off_.back()) + off);
   hashes_.push_back(Law::after(hashes_.empty() ? Law::kNothing : hashes_.back(), token));
   memory_.push_back(token);
 }
@@ -80,6 +81,7 @@ void FakeVerifier::append(Token token) {
 void FakeVerifier::write(const std::vector<Token>& tokens) {
   memory_.clear();
   hashes_.clear();
+  off_.clear();
   for (const Token token : tokens) append(token);
   dropped_ = true;
 }
@@ -90,6 +92,7 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
   CHECK(rows == Rows::last || n <= size_.max_rows);
   CHECK_EQUAL(pos, size_of(memory_));
   best_.clear();
+  logits_.clear();
   has_features_ = tapped;
   const bool fails = calls_.next();
   if (while_decoding) while_decoding();
@@ -98,7 +101,9 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
   dropped_ = false;
   for (int32_t i = 0; i < n; ++i) {
     if ((fails || aborted) && i >= (n + 1) / 2) break;
-    append(tokens[i]);
+    const float off = off_.empty() ? 0 : off_.back();
+    append(tokens[i], memory_off(n, i));
+    logits_.push_back(row_of(off + logits_off(n, i)));
     const bool wanted = rows == Rows::all || i == n - 1;
     best_.push_back(wanted ? law_.next(hashes_.back(), pos + i + 1) : kNoLogits);
   }
@@ -106,6 +111,17 @@ void FakeVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows rows
   if (aborted) throw Cancelled("told to stop");
   n_decoded += n;
   decodes.push_back(n);
+}
+
+std::vector<float> FakeVerifier::row_of(float off) const {
+  std::vector<float> row(Law::kVocab, static_cast<float>(hashes_.back()));
+  row.back() = off;
+  return row;
+}
+
+const float* FakeVerifier::logits(int32_t row) const {
+  const size_t i = row < 0 ? logits_.size() - 1 : static_cast<size_t>(row);
+  return logits_.at(i).data();
 }
 
 void FakeVerifier::features(int32_t first, int32_t n, float* out) {
@@ -141,6 +157,7 @@ bool FakeVerifier::trim(int32_t pos) {
   if (pos < size_of(memory_)) {
     memory_.resize(static_cast<size_t>(pos));
     hashes_.resize(static_cast<size_t>(pos));
+    off_.resize(static_cast<size_t>(pos));
     dropped_ = true;
   }
   if (fails) Calls::fail_now();
@@ -163,6 +180,7 @@ void FakeDrafter::inject(const float* features, int32_t n, int32_t pos) {
   CHECK(memory_.empty() || memory_.back().pos + 1 == pos);
   CHECK(size_of(memory_) + n <= n_ctx());
   n_injected += n;
+  n_unwaited += n;
   for (int32_t i = 0; i < n; ++i, features += FakeVerifier::kFeatures) {
     if (fails && i >= (n + 1) / 2) break;
     CHECK_EQUAL(features[1], static_cast<float>(pos + i));
@@ -176,6 +194,8 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
   const bool fails = calls_.next();
   CHECK(width >= 1 && width <= max_width());
   CHECK(memory_.empty() || memory_.back().pos + 1 == pos);  // all features before the anchor
+  if (before_draft) before_draft(*this);
+  n_unwaited = 0;  // what it drafts is read, and with it all is done
   ++n_drafts;
   widths.push_back(width);
   out.clear();
@@ -191,6 +211,12 @@ void FakeDrafter::draft(Token anchor, int32_t pos, int32_t width, Draft& out) {
     out.confidence.push_back(0.5F);
     hash = Law::after(hash, token);
   }
+}
+
+void FakeDrafter::wait() {
+  if (while_waiting) while_waiting();
+  ++n_waits;
+  n_unwaited = 0;
 }
 
 void FakeDrafter::trim(int32_t pos) {

@@ -100,6 +100,8 @@ class FakeVerifier : public Verifier {
   void tap(bool on) override { tapped = on; }
   void decode(const Token* tokens, int32_t n, int32_t pos, Rows rows) override;
   void features(int32_t first, int32_t n, float* out) override;
+  const float* logits(int32_t row) const override;
+  int32_t n_held() const override { return static_cast<int32_t>(memory_.size()); }
   bool trim(int32_t pos) override;
   bool can_trim(int32_t pos) const override;
   bool trims_once() const override { return size_.memory == Memory::last_rows; }
@@ -112,23 +114,30 @@ class FakeVerifier : public Verifier {
   /// Puts tokens there behind the session's back.
   void write(const std::vector<Token>& tokens);
 
-  bool tapped = true;                    ///< decodes give features
-  int32_t n_gathered = 0;                ///< rows of features that were asked for
-  int32_t n_decoded = 0;                 ///< tokens decoded so far
-  std::vector<int32_t> decodes;          ///< sizes of all decodes
+  bool tapped = true;            ///< decodes give features
+  int32_t n_gathered = 0;        ///< rows of features that were asked for
+  int32_t n_decoded = 0;         ///< tokens decoded so far
+  std::vector<int32_t> decodes;  ///< sizes of all decodes
+  /// By how much a row of a decode of n tokens is off: its logits, and what it leaves in the
+  /// memory.
+  std::function<float(int32_t n, int32_t row)> logits_off = [](int32_t, int32_t) { return 0.0F; };
+  std::function<float(int32_t n, int32_t row)> memory_off = logits_off;
   std::function<void()> while_decoding;  ///< something that happens meanwhile
 
  private:
-  void append(Token token);
+  void append(Token token, float off = 0);
+  std::vector<float> row_of(float off) const;
 
   const Law& law_;
   Calls& calls_;
   Size size_;
   std::vector<Token> memory_;
-  std::vector<uint32_t> hashes_;  // of the prefixes that end at each position
-  std::vector<Token> best_;       // of the rows of the last decode; kEog - 1: no logits
-  int32_t first_row_ = 0;         // position of the last decode
-  bool dropped_ = true;           // since the last decode
+  std::vector<uint32_t> hashes_;            // of the prefixes that end at each position
+  std::vector<float> off_;                  // of the memory up to each position
+  std::vector<std::vector<float>> logits_;  // of the rows of the last decode
+  std::vector<Token> best_;                 // of the rows of the last decode; kEog - 1: no logits
+  int32_t first_row_ = 0;                   // position of the last decode
+  bool dropped_ = true;                     // since the last decode
   const Stop* stop_ = nullptr;
   bool has_features_ = false;  // of the last decode
 };
@@ -154,6 +163,7 @@ class FakeDrafter : public Drafter {
   void draft(Token anchor, int32_t pos, int32_t width, Draft& out) override;
   void trim(int32_t pos) override;
   void forget(int32_t pos) override;
+  void wait() override;
   std::string save() override;
   void load(std::string_view state) override;
 
@@ -162,9 +172,13 @@ class FakeDrafter : public Drafter {
   int32_t n_features_wanted = FakeVerifier::kFeatures;
   int32_t max_inject_wanted = 5;
   int32_t n_ctx_wanted = 4096;
-  int32_t n_injected = 0;       ///< rows taken in so far
-  int32_t n_drafts = 0;         ///< calls of draft()
-  std::vector<int32_t> widths;  ///< what they were asked for
+  int32_t n_injected = 0;                                ///< rows taken in so far
+  int32_t n_unwaited = 0;                                ///< of them, rows that were not waited for
+  int32_t n_waits = 0;                                   ///< calls of wait()
+  int32_t n_drafts = 0;                                  ///< calls of draft()
+  std::function<void(const FakeDrafter&)> before_draft;  ///< something that happens then
+  std::function<void()> while_waiting;                   ///< and meanwhile
+  std::vector<int32_t> widths;                           ///< what they were asked for
 
  private:
   const Law& law_;

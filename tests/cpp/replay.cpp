@@ -58,14 +58,12 @@ Strategy fixed(int32_t width) {
 Strategy adaptive(Controller& controller) {
   const int32_t widest = controller.costs().max_width();
   return {[=, &controller](const Lookup& lookup, double catch_up, int64_t n_past) {
-            controller.costs().enter(n_past);
+            controller.enter(static_cast<int32_t>(n_past));
             return controller.choose(widest, lookup, catch_up);
           },
           [=, &controller](const Draft& draft) { return controller.choose_verify(draft, widest); },
           [&](const StepSeen& step) { controller.stepped(step); },
-          [&](int32_t n_rows, int32_t block, double seconds) {
-            controller.costs().caught_up(n_rows, block, seconds);
-          },
+          [&](int32_t n_rows, double seconds) { controller.costs().caught_up(n_rows, seconds); },
           [&](int32_t n_rows) { return controller.costs().catch_up(n_rows); }};
 }
 
@@ -91,13 +89,14 @@ Outcome replay(const Text& text, Span span, const Pair& pair, Machine& machine,
     double drafting = 0;
     Verdict verdict{plan.copy, plan.copy > 0};
     if (plan.copy == 0 && plan.block > 0) {
-      const double injecting = n_waiting * pair.inject;
-      drafting = machine.time(pair.draft(plan.block) + injecting);
-      outcome.seconds += drafting;
       if (n_waiting > kFew) {
-        strategy.caught_up(n_waiting, plan.block, drafting);
-        drafting = 0;
+        const double injecting = machine.time(n_waiting * pair.inject);
+        outcome.seconds += injecting;
+        strategy.caught_up(n_waiting, injecting);
+        n_waiting = 0;
       }
+      drafting = machine.time(pair.draft(plan.block) + n_waiting * pair.inject);
+      outcome.seconds += drafting;
       n_waiting = 0;
       text.draft(position, plan.block, draft);
       verdict = strategy.verify(draft);

@@ -116,8 +116,7 @@ struct Strategy {
   std::function<Plan(const Lookup&, double catch_up, int64_t n_past)> plan;
   std::function<Verdict(const Draft&)> verify;
   std::function<void(const StepSeen&)> stepped = [](const StepSeen&) {};
-  std::function<void(int32_t n_rows, int32_t block, double seconds)> caught_up =
-      [](int32_t, int32_t, double) {};
+  std::function<void(int32_t n_rows, double seconds)> caught_up = [](int32_t, double) {};
   std::function<double(int32_t n_rows)> catch_up = [](int32_t) { return 0.0; };
 };
 

@@ -131,7 +131,7 @@ Begin restored(const std::function<double(int32_t)>& wrong) {
       verify.push_back(world.pair.verify({width, width}) * (width == 0 ? 1 : wrong(width)));
       draft.push_back(width == 0 ? 0 : world.pair.draft(width));
     }
-    costs.restore(kept(verify, draft));
+    costs.restore({kept(verify, draft)});
   };
 }
 
@@ -149,7 +149,15 @@ void poisoned(const World& world, uint64_t seed, Costs& costs) {
       world, seed, costs);
   KnownCosts known = costs.known();
   known.draft[1] = 2.6;
-  costs.restore(known);
+  costs.restore({known});
+}
+
+/// What an earlier session in the same world has kept.
+void kept_before(const World& world, uint64_t seed, Costs& costs) {
+  Controller earlier(world.pair.widest);
+  calibrated(world, seed, earlier.costs());
+  run(world, seed + 1000, {600}, earlier);
+  costs.restore(earlier.costs().all_known());
 }
 
 std::vector<Pair> all_pairs() {
@@ -244,6 +252,17 @@ TEST(rows_that_cost_more_in_a_long_context_are_noticed) {
       at_once.n_context = 8000;
       check_overcome(at_once, calibrated, 0.82);
       check_learned(world(longer, text), calibrated, {}, {8000, 300});
+    }
+  }
+}
+
+TEST(what_was_kept_of_a_long_context_serves_there_at_once) {
+  for (const Pair& pair : {pairs()[0], pairs()[2], bf16_of_16()}) {
+    const Pair longer = dearer(pair, "kept of a long context", [](const Decode&) { return 7.0; });
+    for (const double text : kTexts) {
+      World at_once = world(longer, text);
+      at_once.n_context = 8000;
+      check_overcome(at_once, kept_before, 0.95);
     }
   }
 }

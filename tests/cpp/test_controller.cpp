@@ -164,6 +164,27 @@ TEST(it_verifies_what_its_drafter_is_sure_of) {
   CHECK_EQUAL(controller.choose(0).block, 0);
 }
 
+// The end of a short answer, of which few tokens are left.
+TEST(little_room_says_nothing_of_what_drafts_are_worth_where_there_is_more) {
+  const auto choices = [](int32_t room) {
+    Controller controller(kWidest);
+    const Pair& pair = kPairs[2];
+    for (int32_t width = 0; width <= kWidest; ++width) {
+      controller.costs().verified(width, pair.verify({width}));
+      if (width > 0) controller.costs().drafted(width, pair.draft(width));
+    }
+    controller.costs().verified(0, pair.verify({0}));
+    Draft sure;
+    sure.tokens.assign(kWidest, 1);
+    sure.confidence.assign(kWidest, 0.95F);
+    for (int32_t i = 0; i < 6; ++i) controller.choose_verify(sure, room);
+    return std::make_pair(controller.choose(kWidest).block, controller.choose(1).block);
+  };
+  CHECK(choices(kWidest).first > 4);
+  CHECK(choices(1) == choices(kWidest));
+  CHECK(choices(kWidest).second < 4);
+}
+
 // A machine that was busy when it was measured, or a file of an earlier time.
 TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
   const World good = world(kPairs[2], 0.85);
@@ -172,7 +193,7 @@ TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
   std::vector<double> draft(kWidest + 1, 0.01);
   const std::vector<double> sure(kWidest + 1, 0.02);
   verify[0] = 0.1;
-  controller.costs().restore({verify, draft, sure, sure});
+  controller.costs().restore({{verify, draft, sure, sure}});
   const Outcome outcome = run(good, 1, {kTokens}, controller);
   CHECK(controller.costs().verify(3) < 0.15);
   CHECK(outcome.seconds_a_token() < 0.7 * good.pair.verify({0}));
@@ -184,7 +205,7 @@ TEST(a_plain_step_that_was_taken_to_be_dear_is_measured_again) {
   const std::vector<double> verify(kWidest + 1, 0.1);
   const std::vector<double> draft(kWidest + 1, 0.001);
   const std::vector<double> sure(kWidest + 1, 0.02);
-  controller.costs().restore({verify, draft, sure, sure});
+  controller.costs().restore({{verify, draft, sure, sure}});
   const Outcome outcome = run(hopeless, 1, {kTokens}, controller);
   CHECK(outcome.seconds_a_token() < 1.05 * hopeless.pair.verify({0}));
 }
@@ -227,205 +248,6 @@ TEST(a_text_that_repeats_itself_is_copied_and_one_that_does_not_is_not) {
   }
 }
 
-// ---- costs ---------------------------------------------------------------------------------
-
-TEST(a_cost_is_what_was_seen_whatever_disturbed_it) {
-  Costs costs(2);
-  for (int32_t i = 0; i < 400; ++i) costs.verified(1, i % 10 == 0 ? 1.0 : 0.010);
-  CHECK(std::abs(costs.verify(1) - 0.010) < 0.0015);
-}
-
-TEST(widths_that_are_not_used_follow_the_speed_of_those_that_are) {
-  Costs costs(3);
-  for (int32_t i = 0; i < 10; ++i) {
-    costs.verified(0, 0.010);
-    costs.verified(3, 0.020);
-    costs.drafted(3, 0.005);
-  }
-  for (int32_t i = 0; i < 200; ++i) costs.verified(0, 0.030);
-  CHECK(std::abs(costs.verify(0) - 0.030) < 0.003);
-  CHECK(costs.verify(3) / costs.verify(0) > 1.5);
-  CHECK(costs.draft(3) / costs.verify(0) > 0.35);
-}
-
-TEST(widths_never_seen_lie_between_their_neighbours) {
-  Costs costs(7);
-  CHECK(costs.verify(3) == 0);
-  costs.verified(0, 0.010);
-  CHECK(costs.verify(3) > 0.010);
-  costs.verified(6, 0.022);
-  CHECK(costs.verify(3) > 0.012 && costs.verify(3) < 0.016);
-  CHECK(costs.draft(0) == 0);
-}
-
-TEST(what_was_learned_can_be_given_back) {
-  Costs first(2);
-  for (int32_t i = 0; i < 20; ++i) {
-    first.verified(0, 0.010);
-    first.verified(2, 0.030);
-    first.drafted(2, 0.004);
-  }
-  Costs second(2);
-  second.restore(first.known());
-  CHECK(std::abs(second.verify(0) - first.verify(0)) < 1e-9);
-  CHECK(std::abs(second.verify(1) - first.verify(1)) < 1e-9);
-  CHECK(std::abs(second.draft(2) - first.draft(2)) < 1e-9);
-  CHECK_THROWS(std::invalid_argument, Costs(3).restore(first.known()));
-}
-
-TEST(one_look_that_is_far_too_long_moves_nothing_and_a_second_does) {
-  Costs costs(3);
-  for (int32_t i = 0; i < 20; ++i) {
-    costs.verified(0, 0.010);
-    costs.verified(3, 0.020);
-  }
-  costs.verified(3, 0.200);
-  CHECK(std::abs(costs.verify(3) - 0.020) < 1e-3);
-  CHECK(std::abs(costs.verify(0) - 0.010) < 1e-3);
-  for (int32_t i = 0; i < 4; ++i) costs.verified(3, 0.035);
-  CHECK(costs.verify(3) > 0.030);
-}
-
-// What happened to one width alone is found out by a plain step.
-TEST(a_width_that_became_dearer_does_not_make_plain_decoding_dearer) {
-  Costs costs(3);
-  for (int32_t i = 0; i < 40; ++i) costs.verified(i % 2 == 0 ? 0 : 3, i % 2 == 0 ? 0.010 : 0.012);
-  for (int32_t i = 0; i < 30; ++i) costs.verified(3, 0.030);
-  CHECK(costs.verify_doubt(3) > 0.1);
-  costs.verified(0, 0.010);
-  CHECK(costs.verify(0) < 0.0115);
-  for (int32_t i = 0; i < 4; ++i) {
-    costs.verified(3, 0.030);
-    costs.verified(0, 0.010);
-  }
-  CHECK(std::abs(costs.verify(0) - 0.010) < 0.001);
-  CHECK(std::abs(costs.verify(3) - 0.030) < 0.003);
-  CHECK(costs.verify_doubt(3) < 0.1);
-}
-
-TEST(no_rows_cost_less_than_one_or_more_than_each_by_itself) {
-  Costs costs(3);
-  costs.verified(0, 0.010);
-  for (int32_t i = 0; i < 20; ++i) {
-    costs.verified(1, 0.0046);
-    costs.verified(3, 14.9);
-    costs.verified(0, 0.010);
-  }
-  CHECK_EQUAL(costs.verify(1), costs.verify(0));
-  CHECK(costs.verify(3) <= 5.001 * costs.verify(0));
-}
-
-TEST(what_a_change_of_width_takes_is_no_part_of_what_widths_cost) {
-  Costs costs(3);
-  auto decode = [&, before = 0](int32_t width) mutable {
-    const double seconds = width == 0 ? 0.010 : 0.015;
-    costs.verified(width, width == before ? seconds : 1.2 * seconds);
-    before = width;
-  };
-  for (int32_t i = 0; i < 300; ++i) decode(i % 6 < 3 ? 0 : 3);
-  CHECK(std::abs(costs.change() - 0.2) < 0.05);
-  CHECK(std::abs(costs.verify(0) - 0.010) < 0.0005);
-  CHECK(std::abs(costs.verify(3) - 0.015) < 0.0008);
-}
-
-TEST(costs_of_a_long_context_are_kept_apart_from_those_of_a_short_one) {
-  Costs costs(3);
-  const auto decode = [&](int64_t n_past, double rows) {
-    costs.enter(n_past);
-    for (int32_t i = 0; i < 20; ++i) {
-      costs.verified(0, 0.010);
-      costs.verified(3, rows);
-    }
-  };
-  decode(100, 0.013);
-  costs.enter(6000);
-  CHECK(!costs.knows_plain());
-  CHECK(costs.verify_doubt(3) > 0.2);
-  CHECK(std::abs(costs.verify(3) - 0.013) < 0.001);  // until something else is seen
-  decode(6000, 0.046);
-  CHECK(std::abs(costs.verify(3) - 0.046) < 0.003);
-  costs.enter(100);
-  CHECK(std::abs(costs.verify(3) / costs.verify(0) - 1.3) < 0.1);
-  costs.enter(6000);
-  CHECK(std::abs(costs.verify(3) / costs.verify(0) - 4.6) < 0.3);
-}
-
-TEST(what_is_given_back_comes_with_doubt) {
-  Costs first(3);
-  for (int32_t i = 0; i < 100; ++i) {
-    for (const int32_t width : {0, 1, 2, 3}) first.verified(width, 0.010 + 0.004 * width);
-  }
-  CHECK(first.verify_doubt(3) < 0.1);
-  Costs second(3);
-  second.restore(first.known());
-  CHECK(second.verify_doubt(3) > 0.3);
-  // The machine may be another: what is seen of one width is seen of all.
-  second.verified(0, 0.030);
-  CHECK(std::abs(second.verify(3) / second.verify(0) - 2.2) < 0.1);
-}
-
-TEST(what_the_drafter_took_in_is_timed_with_its_block) {
-  Costs costs(3);
-  costs.verified(0, 0.010);
-  for (int32_t i = 0; i < 10; ++i) costs.drafted(3, 0.004);
-  costs.caught_up(100, 3, 0.024);
-  CHECK(std::abs(costs.catch_up(50) - 0.010) < 0.001);
-  costs.caught_up(100, 3, 0.003);  // quicker than a block alone
-  CHECK(costs.catch_up(50) >= 0);
-}
-
-// ---- calibration ---------------------------------------------------------------------------
-
-namespace {
-
-/// Decodes of widths 0 to 3 as long as there is time; gives the widths in their order.
-std::vector<int32_t> calibrated(Calibration& calibration,
-                                const std::function<double(size_t, int32_t)>& seconds) {
-  std::vector<int32_t> widths;
-  while (const std::optional<int32_t> width = calibration.next()) {
-    calibration.took(seconds(widths.size(), *width), 0.002);
-    widths.push_back(*width);
-  }
-  return widths;
-}
-
-}  // namespace
-
-TEST(one_slow_decode_does_not_eat_the_time_of_a_calibration) {
-  Calibration calibration(3, 1.0);
-  const auto widths =
-      calibrated(calibration, [](size_t i, int32_t) { return i == 0 ? 2.0 : 0.02; });
-  for (const int32_t width : {0, 1, 2, 3})
-    CHECK(std::count(widths.begin(), widths.end(), width) > 2);
-  Calibration slow(3, 1.0);
-  CHECK(calibrated(slow, [](size_t, int32_t) { return 1.0; }).size() <= 4);
-}
-
-TEST(a_calibration_looks_at_each_width_several_times_in_mixed_order) {
-  Calibration calibration(7, 10.0);
-  const auto widths = calibrated(calibration, [](size_t, int32_t) { return 0.01; });
-  const size_t a_round = widths.size() / 3;
-  const std::vector<int32_t> first(widths.begin(), widths.begin() + static_cast<int64_t>(a_round));
-  CHECK(!std::equal(first.begin(), first.end(), widths.begin() + static_cast<int64_t>(a_round)));
-  CHECK(std::is_permutation(first.begin(), first.end(),
-                            widths.begin() + static_cast<int64_t>(a_round)));
-}
-
-TEST(of_the_looks_of_a_calibration_the_quickest_counts_and_the_spread_is_doubt) {
-  const auto costs_of = [](const std::function<double(size_t, int32_t)>& seconds) {
-    Calibration calibration(3, 100.0);
-    calibrated(calibration, seconds);
-    Costs costs(3);
-    calibration.tell(costs);
-    return costs;
-  };
-  const auto quiet = [](size_t, int32_t width) { return 0.01 + 0.003 * width; };
-  const auto busy = [&](size_t i, int32_t width) { return quiet(i, width) * (i % 2 == 0 ? 1 : 9); };
-  const Costs sure = costs_of(quiet);
-  CHECK(std::abs(sure.verify(3) / sure.verify(0) - 1.9) < 0.1);
-  CHECK(costs_of(busy).verify_doubt(2) > 2 * sure.verify_doubt(2));
-}
-
 // ---- chances -------------------------------------------------------------------------------
 
 TEST(chances_become_what_happens) {
@@ -455,9 +277,9 @@ TEST(probabilities_that_are_no_numbers_are_as_good_as_none) {
   CHECK_THROWS(std::invalid_argument, chances.restore({std::nan("")}));
   const std::vector<double> known(3, 0.1);
   CHECK_THROWS(std::invalid_argument,
-               Costs(2).restore({{0.1, INFINITY, 0.1}, known, known, known}));
+               Costs(2).restore({{{0.1, INFINITY, 0.1}, known, known, known}}));
   CHECK_THROWS(std::invalid_argument,
-               Costs(2).restore({known, {0.0, std::nan(""), 0.1}, known, known}));
+               Costs(2).restore({{known, {0.0, std::nan(""), 0.1}, known, known}}));
 }
 
 TEST(a_text_that_goes_badly_lowers_all_chances_at_once) {

@@ -305,8 +305,28 @@ TEST(rewind_beyond_the_timeline_is_refused) {
   CHECK(rig.session.logits_live());
 }
 
+TEST(after_a_step_without_rejected_drafts_its_last_logits_are_at_hand) {
+  for (const bool all_right : {true, false}) {
+    RigOptions options;
+    options.right = all_right ? right::all : right::none;
+    Rig rig(options);
+    rig.session.sync(prompt(20));
+    rig.answer(3);
+    Tokens text = rig.session.tokens();
+    const Token anchor = text.back();
+    text.pop_back();
+    const int32_t n_decoded = rig.verifier.n_decoded;
+    rig.session.sync(text);
+    CHECK_EQUAL(rig.verifier.n_decoded, all_right ? n_decoded : n_decoded + 1);
+    CHECK_EQUAL(rig.session.step(rig.sampler).tokens, Tokens{anchor});
+    rig.check_agreement();
+  }
+}
+
 TEST(a_step_without_live_logits_decodes_the_last_token_again) {
-  Rig rig;
+  RigOptions options;
+  options.right = right::none;
+  Rig rig(options);
   rig.session.sync(prompt(20));
   check_answer(rig);
   rig.session.rewind(rig.session.n_past());
@@ -419,6 +439,23 @@ TEST(align_drops_a_block_that_was_proposed) {
   rig.check_agreement();
   CHECK_THROWS(std::logic_error, rig.session.commit({1}));
   check_answer(rig);
+}
+
+// As after Ctrl-C, when the session has gone back and its caller does not know yet.
+TEST(align_with_more_than_the_memory_holds_keeps_what_is_there) {
+  for (const Memory memory : {Memory::any_part, Memory::all_or_nothing}) {
+    RigOptions options;
+    options.verifier.memory = memory;
+    Rig rig(options);
+    rig.session.sync(prompt(20));
+    const int32_t reached = rig.session.rewind(8);
+    rig.session.align(prompt(20));
+    rig.check_agreement();
+    CHECK_EQUAL(rig.session.tokens(), prompt(reached));
+    CHECK(!rig.session.features_missing());
+    rig.session.sync(prompt(20));
+    rig.check_agreement();
+  }
 }
 
 TEST(align_beyond_the_context_is_refused) {

@@ -1,4 +1,7 @@
-// Statistics, and the drafter's memory saved and restored.
+// Statistics, what a calibration takes, and the drafter's memory saved and restored.
+
+#include <chrono>
+#include <thread>
 
 #include "rig.h"
 
@@ -101,6 +104,80 @@ TEST(plain_steps_count_no_block) {
   CHECK_EQUAL(stats.n_blocks, 2);
   CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 1, 1, 1}));
   CHECK_EQUAL(stats.n_tokens, 10);
+}
+
+TEST(tokens_that_are_withheld_are_not_counted_and_work_is) {
+  Stats stats;
+  stats.count_step(7, 5, 4, 5);
+  stats.count_step(7, 5, 5, 6);
+  stats.count_tokens({6, 5, true}, 6, 2);
+  CHECK_EQUAL(stats.n_tokens, 7);
+  CHECK_EQUAL(stats.n_step_tokens, 7);
+  CHECK_EQUAL(stats.n_accepted, 6);
+  CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 1, 1, 0}));
+  CHECK_EQUAL(stats.n_drafted, 10);
+  CHECK_EQUAL(stats.n_steps, 2);
+  stats.count_tokens({6, 5, true}, 2, 6);  // handed out after all
+  CHECK_EQUAL(stats.n_accepted, 9);
+  CHECK_EQUAL(stats.accepted_at, (std::vector<int64_t>{2, 2, 2, 2, 1}));
+}
+
+TEST(a_correction_that_is_withheld_takes_no_accepted_draft_with_it) {
+  Stats stats;
+  stats.count_step(5, 5, 2, 3);
+  stats.count_tokens({3, 2, true}, 3, 2);
+  CHECK_EQUAL(stats.n_tokens, 2);
+  CHECK_EQUAL(stats.n_accepted, 2);
+}
+
+TEST(an_answer_that_ends_inside_a_block_counts_what_was_handed_out) {
+  for (int32_t n_out = 0; n_out <= 6; ++n_out) {
+    RigOptions options;
+    options.right = right::all;
+    Rig rig(options);
+    rig.session.sync(prompt(20));
+    rig.session.start_answer();
+    CHECK_EQUAL(rig.session.step(rig.sampler).tokens.size(), 1U);
+    CHECK_EQUAL(rig.session.step(rig.sampler).tokens.size(), 6U);
+    rig.session.withhold(6 - n_out);
+    const Stats& last = rig.session.last_stats();
+    CHECK_EQUAL(last.n_tokens, 1 + n_out);
+    CHECK_EQUAL(last.n_accepted, std::min(n_out, 5));
+    CHECK_EQUAL(last.n_drafted, 5);
+    CHECK(last.acceptance_length() == n_out);
+    CHECK_EQUAL(rig.session.total_stats().n_tokens, 1 + n_out);
+    CHECK_THROWS(std::invalid_argument, rig.session.withhold(7));
+    CHECK_THROWS(std::invalid_argument, rig.session.withhold(-1));
+    CHECK_EQUAL(last.n_tokens, 1 + n_out);
+    rig.session.step(rig.sampler);  // all of it counts, and nothing more of the one before
+    CHECK_EQUAL(last.n_tokens, 1 + n_out + 6);
+  }
+}
+
+TEST(the_first_token_of_an_answer_is_of_no_step) {
+  Rig rig;
+  rig.session.sync(prompt(20));
+  rig.session.start_answer();
+  CHECK_THROWS(std::invalid_argument, rig.session.withhold(1));  // nothing was emitted yet
+  rig.session.step(rig.sampler);
+  rig.session.withhold(1);
+  CHECK_EQUAL(rig.session.last_stats().n_tokens, 0);
+  CHECK_EQUAL(rig.session.last_stats().n_step_tokens, 0);
+  rig.session.withhold(0);
+  CHECK_EQUAL(rig.session.last_stats().n_tokens, 1);
+  rig.session.start_answer();
+  CHECK_THROWS(std::invalid_argument, rig.session.withhold(1));
+}
+
+// ---- calibration ---------------------------------------------------------------------------
+
+TEST(a_machine_that_is_slow_is_not_measured_for_long) {
+  Rig rig;
+  rig.verifier.while_decoding = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
+  rig.session.calibrate(0.02);
+  CHECK(rig.verifier.decodes.size() <= 3);
+  CHECK_EQUAL(rig.verifier.decodes.front(), 1);
+  CHECK_EQUAL(rig.verifier.memory().size(), 0U);
 }
 
 // ---- saved and restored --------------------------------------------------------------------

@@ -1,6 +1,9 @@
 // What the drafter knows where it does not know all: no features at width 0, a memory that is
 // smaller than the text, rows that wait for a block that is never drafted.
 
+#include <chrono>
+#include <thread>
+
 #include "rig.h"
 
 using namespace dflash;
@@ -36,7 +39,7 @@ void price_blocks(Rig& rig, double seconds) {
   rig.session.set_width(SessionOptions::kAdaptive);
   const std::vector<double> doubt(n, 0.1);
   rig.session.controller()->costs().restore(
-      {std::vector<double>(n, 1e-4), std::vector<double>(n, seconds), doubt, doubt});
+      {{std::vector<double>(n, 1e-4), std::vector<double>(n, seconds), doubt, doubt}});
 }
 
 /// A session in which no block has been drafted for long.
@@ -321,6 +324,40 @@ TEST(drafting_that_pays_again_begins_with_the_rows_that_wait) {
   rig.session.sync(prompt(500, 3));
   CHECK_EQUAL(rig.session.n_forgotten(), 0);
   check_answer(rig);
+}
+
+// ---- devices -------------------------------------------------------------------------------
+
+// A device goes on taking rows in after the call has returned.
+TEST(many_rows_are_waited_for_before_a_block_is_timed_and_few_are_not) {
+  RigOptions options = options_of(4096, 20);
+  options.right = right::all;
+  Rig rig(options);
+  rig.drafter.before_draft = [](const FakeDrafter& drafter) { CHECK(drafter.n_unwaited <= 8); };
+  rig.session.sync(prompt(95));
+  check_answer(rig, 1);
+  const int32_t n_waits = rig.drafter.n_waits;  // the prompt was taken in as it was read
+  CHECK(n_waits > 0);
+  CHECK_EQUAL(rig.drafter.n_unwaited, 0);
+  rig.session.step(rig.sampler);
+  CHECK_EQUAL(rig.drafter.n_waits, n_waits + 1);  // what had waited
+  check_answer(rig, 30);
+  CHECK_EQUAL(rig.drafter.n_waits, n_waits + 1);
+}
+
+TEST(what_taking_rows_in_costs_is_timed_until_they_are_in) {
+  Rig rig(options_of(4096));
+  price_blocks(rig, 1e-4);
+  constexpr std::chrono::milliseconds kDevice(30);
+  rig.drafter.while_waiting = [&] { std::this_thread::sleep_for(kDevice); };
+  rig.session.sync(prompt(100));
+  rig.session.step(rig.sampler);
+  rig.session.step(rig.sampler);
+  CHECK_EQUAL(rig.drafter.n_drafts, 1);
+  CHECK(rig.session.last_stats().seconds_inject >= 0.03);
+  CHECK(rig.session.last_stats().seconds_draft < 0.03);
+  const Costs& costs = rig.session.controller()->costs();
+  CHECK(costs.catch_up(100) / costs.verify(0) > 100);  // 30 ms, of steps of 0.1 ms
 }
 
 // ---- saved and restored --------------------------------------------------------------------

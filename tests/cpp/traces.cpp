@@ -69,13 +69,13 @@ class Seeded : public Text {
   uint64_t seed_;
 };
 
+}  // namespace
+
 Outcome run(const World& world, uint64_t seed, Span span, const Strategy& strategy) {
   Machine machine(seed, world.noise);
   return replay(Seeded(world, seed), span, world.pair, machine, strategy,
                 [&](double share) { machine.slowness = world.slowness(share); });
 }
-
-}  // namespace
 
 Outcome run(const World& world, uint64_t seed, Span span, Controller& controller) {
   return run(world, seed, span, adaptive(controller));

@@ -29,7 +29,9 @@ struct World {
   int64_t n_context = 0;  ///< tokens of context at first
 };
 
-/// A text of so many tokens, with widths that a controller chooses.
+/// A text of so many tokens.
+Outcome run(const World& world, uint64_t seed, Span span, const Strategy& strategy);
+/// With widths that a controller chooses.
 Outcome run(const World& world, uint64_t seed, Span span, Controller& controller);
 
 /// What a new controller knows before the first token.
