@@ -13,33 +13,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llama_cpp
-
-from dflash_local import Llama, hub
-from dflash_local.bench.asking import ask
-from dflash_local.bench.machine import OtherWork
-from dflash_local.bench.suite import load_prompts
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, non_negative, positive
-from dflash_local.parent import construct
-from dflash_local.placement import verifier_devices
-from dflash_local.rpc import relayed
-from dflash_local.train.prompts import Template
+from dflash_local.openmp import spin_briefly
+from dflash_local.other_work import OtherWork
+
+if TYPE_CHECKING:
+    import llama_cpp
 
 HERE = Path(__file__).resolve().parent
 DRAFTER = HERE.parent / "drafters" / "smollm2-135m-python-classes" / "drafter.gguf"
-WORKLOAD = HERE.parent / "drafters" / "workloads" / "python_classes.py"
+sys.path.append(str(HERE.parent / "drafters" / "workloads"))
 SEEN = 1000  # of the workload's prompts its drafter has seen so many
 PATHS = ("direct", "relay")
 
@@ -85,6 +83,20 @@ def delayed(endpoint: str, milliseconds: float) -> Iterator[str]:
         yield f"127.0.0.1:{int(process.stdout.readline())}"
 
 
+@contextlib.contextmanager
+def nothing_learned() -> Iterator[None]:
+    """Adaptive widths begin without costs: those of another delay are no help."""
+    before = os.environ.get("DFLASH_LOCAL_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DFLASH_LOCAL_CACHE"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("DFLASH_LOCAL_CACHE")
+            if before is not None:
+                os.environ["DFLASH_LOCAL_CACHE"] = before
+
+
 def round_trip(milliseconds: float) -> float:
     """Milliseconds that a byte really takes there and back."""
     with socket.create_server(("127.0.0.1", 0)) as echo:
@@ -113,6 +125,12 @@ class Engines:
     """The three that answer, on one server; they keep its connection together."""
 
     def __init__(self, args: argparse.Namespace, rpc: Sequence[str], stack: ExitStack) -> None:
+        import llama_cpp
+
+        from dflash_local import Llama
+        from dflash_local.parent import construct
+        from dflash_local.placement import verifier_devices
+
         common = {"n_ctx": args.n_ctx, "n_threads": args.threads, "verbose": False}
         common["n_threads_batch"] = args.threads
         stock = llama_cpp.Llama.__new__(llama_cpp.Llama)
@@ -138,6 +156,8 @@ class Engines:
         return {name: speeds[1:] or speeds for name, speeds in found.items()}
 
     def _speed(self, name: str, prompt: list[int], most: int) -> float:
+        from dflash_local.bench.asking import ask
+
         llm = self.by_name[name]
         llm.reset()
         tokens, times, _, _ = ask(llm, prompt, most, 0.0)
@@ -146,10 +166,13 @@ class Engines:
 
 def measure(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[dict[str, Any]]:
     """A row for each delay and path."""
+    from dflash_local.rpc import relayed
+
     for milliseconds in args.delays:
         there_and_back = round_trip(milliseconds)
         for path in PATHS:
             with ExitStack() as stack:
+                stack.enter_context(nothing_learned())
                 endpoint = stack.enter_context(server(args.threads))
                 rpc: Sequence[str] = [stack.enter_context(delayed(endpoint, milliseconds))]
                 if path == "relay":
@@ -179,6 +202,11 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
+    spin_briefly()  # before libllama is loaded
+
+    from dflash_local import hub
+    from dflash_local.train.gguf_template import Template
+
     args.verifier = args.verifier or hub.demo_verifier()
     template = Template(args.verifier)
     prompts = [template.prompt(messages) for messages in _messages(args)]
@@ -189,7 +217,7 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(table([row])), file=sys.stderr, flush=True)
     busy = others.share()
     print("\n".join(table(rows)))
-    if busy is not None and busy > OtherWork.TOO_MUCH:
+    if busy > OtherWork.TOO_MUCH:
         print(f"\nOther processes took {busy:.0%} of the CPUs: the times are not to be trusted.")
     if args.json is not None:
         report = {"verifier": args.verifier.name, "other_work": busy, "rows": rows}
@@ -199,11 +227,14 @@ def main(args: argparse.Namespace) -> int:
 
 def _messages(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """Of the prompts: a file's, or the workload's that its drafter has not seen."""
+    from python_classes import prompts as python_classes
+
+    from dflash_local.bench.suite import load_prompts
+
     if args.prompts is not None:
         return [list(prompt.messages) for prompt in load_prompts(args.prompts)]
-    command = [sys.executable, str(WORKLOAD), str(SEEN + args.n_prompts)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [json.loads(line)["messages"] for line in lines.splitlines()[SEEN:]]
+    unseen = islice(python_classes(), SEEN, SEEN + args.n_prompts)
+    return [[{"role": "user", "content": text}] for text in unseen]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from llama_cpp import _ctypes_extensions
 
 # ggml-backend.h: kinds of devices.
 _CPU = 0
-_GPUS = (1, 2)  # those that hold a model's layers
+_DISCRETE, _INTEGRATED = 1, 2  # those that hold a model's layers
 
 # ggml is one library or two, beside libllama or within it.
 _LIBRARIES: tuple[Callable[[], Any], ...] = (
@@ -44,7 +44,7 @@ def function(name: str, result: Any, *arguments: Any) -> Any:
     raise AttributeError(f"this llama-cpp-python lacks {name}")
 
 
-def gpus() -> dict[str, int]:
+def gpus(*kinds: int) -> dict[str, int]:
     """This machine's devices for layers: names, and the addresses libllama knows."""
     try:
         count = function("ggml_backend_dev_count", ctypes.c_size_t)
@@ -54,7 +54,13 @@ def gpus() -> dict[str, int]:
     except AttributeError as error:
         raise ValueError(f"the devices cannot be told: {error}") from error
     devices = [get(i) for i in range(count())]
-    return {name(device).decode(): device for device in devices if kind(device) in _GPUS}
+    wanted = kinds or (_DISCRETE, _INTEGRATED)
+    return {name(device).decode(): device for device in devices if kind(device) in wanted}
+
+
+def default_gpus() -> dict[str, int]:
+    """Those that libllama uses where none is named: integrated ones where there is no other."""
+    return gpus(_DISCRETE) or gpus(_INTEGRATED)
 
 
 def processor() -> int:

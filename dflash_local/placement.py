@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
-from .ggml import gpus
+from .ggml import default_gpus, gpus
 from .rpc import devices_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Placement:
     def _apply_devices(self, params: Any) -> list[Any]:
         local = {name: [device] for name, device in gpus().items()}
         found = {**local, **_servers(self.rpc)}
-        chosen = [device for name in self.devices or local for device in found.pop(name)]
+        names = self.devices or tuple(default_gpus())
+        chosen = [device for name in names for device in found.pop(name)]
         others = [device for devices in found.values() for device in devices]
         if not chosen:
             params.n_gpu_layers = 0  # at home there is the host's memory alone
@@ -78,7 +79,7 @@ def verifier_devices(rpc: Sequence[str]) -> list[int]:
         BackendError: a server cannot be used.
     """
     remote = [device for devices in _servers(rpc).values() for device in devices]
-    return [*remote, *gpus().values()] if remote else []
+    return [*remote, *default_gpus().values()] if remote else []
 
 
 def offloaded_layers(asked: int | None, rpc: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import llama_cpp
 
 from .errors import BackendError
-from .ggml import function, gpus, processor
+from .ggml import default_gpus, function, processor
 
 #: Seconds that a server may take to answer before a model is loaded.
 PATIENCE = 20.0
@@ -113,7 +113,7 @@ def serve(endpoint: str, n_threads: int) -> None:
     """
     _check_support()
     checked_endpoints(endpoint)
-    offered = list(gpus().values()) or [processor()]
+    offered = list(default_gpus().values()) or [processor()]
     devices = (ctypes.c_void_p * len(offered))(*offered)
     texts, sizes = [ctypes.c_char_p] * 2, [ctypes.c_size_t] * 2
     start = method("start_server", None, *texts, *sizes, ctypes.POINTER(ctypes.c_void_p))

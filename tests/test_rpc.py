@@ -270,7 +270,7 @@ def test_other_models_do_not_see_the_devices_of_a_server_that_has_gone(
 ENDED = """
 import os, signal, sys, time, psutil
 from dflash_local import BackendError, Llama
-model, endpoint, pid = sys.argv[1:]
+model, endpoint, pid, what = sys.argv[1:]
 llm = Llama(model, rpc=endpoint, n_threads=1, n_threads_batch=1)
 tokens = llm.generate([1, 2, 3], temp=0.0)
 next(tokens)
@@ -281,18 +281,25 @@ try:
     Llama(model, rpc=endpoint)
 except BackendError as error:
     print(error, flush=True)
-list(zip(range(9), tokens))
+if what == "answer":
+    list(zip(range(9), tokens))
+else:
+    tokens.close()
+    llm.close()
 print("it went on", flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes end otherwise there")
-def test_a_server_that_ends_takes_the_process_with_it(rpc_server: str, tiny_verifier: Path) -> None:
+@pytest.mark.parametrize("what", ["answer", "close"])
+def test_a_server_that_ends_takes_the_process_with_it(
+    what: str, rpc_server: str, tiny_verifier: Path
+) -> None:
     """As docs/rpc.md says: ggml ends the process. A second model is still refused with an error."""
     del rpc_server
     with server() as (endpoint, child):
         done = subprocess.run(
-            [sys.executable, "-c", ENDED, tiny_verifier, endpoint, str(child.pid)],
+            [sys.executable, "-c", ENDED, tiny_verifier, endpoint, str(child.pid), what],
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             capture_output=True,
             text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import struct
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import psutil
@@ -218,6 +220,24 @@ def test_answers_through_a_relay_equal_plain_ones_while_widths_change(
             if llm.width > 0:
                 check_drafts(llm)
         llm.close()
+
+
+def test_the_examples_of_the_documentation_run(
+    endpoint: str,
+    tiny_verifier: Path,
+    tiny_drafters: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "rpc.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        here = example.replace("192.168.1.7:50052", endpoint)
+        here = here.replace("verifier.gguf", str(tiny_verifier))
+        names: dict[str, Any] = {}
+        exec(here.replace("drafter.gguf", str(tiny_drafters["dflash-b8"])), names)
+        names["llm"].close()
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
