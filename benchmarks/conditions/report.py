@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import llama_cpp
 
-from dflash_local import hub
+from dflash_local import Llama, hub
 from dflash_local.bench.machine import name as machine_name
-from dflash_local.train.prompts import Template
+from dflash_local.rendering import render_chat
 
 from .compare import ADAPTIVE, PLAIN, Compared, Setup, compare, fixed
 from .condition import Condition
@@ -19,8 +20,9 @@ DRAFTERS = Path(__file__).resolve().parents[2] / "drafters"
 
 def run(conditions: Sequence[Condition], setup: Setup, asked: Sequence[str]) -> None:
     """Answers the questions in each condition and prints what that gave."""
-    template = Template(setup.verifier)
-    prompts = [template.prompt([{"role": "user", "content": text}]) for text in asked]
+    with Llama(setup.verifier, vocab_only=True) as llm:
+        chats = ([{"role": "user", "content": text}] for text in asked)
+        prompts = [render_chat(llm, chat).tokens for chat in chats]
     print(
         f"{machine_name()}, llama-cpp-python {llama_cpp.__version__}, {setup.threads} threads, "
         f"{setup.verifier.name}, {setup.drafter.parent.name}/{setup.drafter.name}, "
@@ -34,7 +36,10 @@ def run(conditions: Sequence[Condition], setup: Setup, asked: Sequence[str]) -> 
         found[condition.name] = compare(condition, setup, prompts)
         _print_row(_cells(condition.name, found[condition.name], setup))
     for name, compared in found.items():
-        print(f"\n{name}, adaptive over plain by answer: {' '.join(_by_answer(compared))}")
+        best = min(map(fixed, setup.widths), key=compared.seconds_a_token)
+        print(f"\n{name}, by answer:")
+        _print_by_answer(compared, PLAIN)
+        _print_by_answer(compared, best)
 
 
 def default_setup(widths: Sequence[int], threads: int, max_tokens: int) -> Setup:
@@ -61,6 +66,9 @@ def _print_row(cells: Sequence[str]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _by_answer(compared: Compared) -> Iterator[str]:
-    for plain, ours in zip(compared.answers[PLAIN], compared.answers[ADAPTIVE], strict=True):
-        yield f"{plain.seconds_a_token / ours.seconds_a_token:.2f}"
+def _print_by_answer(compared: Compared, engine: str) -> None:
+    pairs = zip(compared.answers[engine], compared.answers[ADAPTIVE], strict=True)
+    ratios = [theirs.seconds_a_token / ours.seconds_a_token for theirs, ours in pairs]
+    listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    middle = median(ratios[1:] or ratios)
+    print(f"  adaptive over {engine}: {listed}; median {middle:.2f}", flush=True)

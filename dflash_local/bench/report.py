@@ -14,6 +14,7 @@ import numpy as np
 
 from dflash_local.errors import DFlashError
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.placement import offloaded_layers
 
 from . import machine
 from .adaptive import Adaptive, judge
@@ -199,7 +200,8 @@ def _options(results: Results) -> dict[str, Any]:
     options, run = results.options, results.run
     return {
         "threads": options.threads,
-        "gpu_layers": options.gpu_layers,
+        "gpu_layers": offloaded_layers(options.gpu_layers, options.rpc),
+        "rpc": list(options.rpc),
         "n_ctx": run.n_ctx,
         "kv": "f32" if options.kv_f32 else "f16",
         "widths": [width for width in run.widths if width is not None],

@@ -16,8 +16,10 @@ from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
 from dflash_local.gguf_header import GGUFHeader
-from dflash_local.parent import template_errors
+from dflash_local.parent import construct, template_errors
+from dflash_local.placement import offloaded_layers, verifier_devices
 from dflash_local.rendering import chat_template
+from dflash_local.rpc import relayed
 
 from .asking import Asked, ask, is_end
 from .calls import ask_chat
@@ -56,7 +58,8 @@ class BenchOptions:
     temperature: float = 0.0
     repeat: int = 2
     n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
-    gpu_layers: int = 0
+    gpu_layers: int | None = None  # None: 0, or all of them with rpc
+    rpc: tuple[str, ...] = ()
     seed: int = 1
     kv_f32: bool = False
     long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
@@ -110,6 +113,7 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
     n_ctx = options.n_ctx or min(DEFAULT_N_CTX, _trained_context(options.verifier))
     run = Run(widths, max_width, n_ctx)
     with ExitStack() as stack:
+        options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
         bench = _Bench(options, run, _load(options, run, stack))
         bench.measure(prompts, progress)
     return run
@@ -148,7 +152,7 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     memory.drafter = options.drafter.stat().st_size
     memory.resident["before"] = resident_bytes()
     with LoadLog() as log, template_errors(options.verifier):
-        plain = llama_cpp.Llama(str(options.verifier), **settings)
+        plain = _stock(options, settings)
     stack.enter_context(closing(plain))
     memory.devices = log.devices
     if log.contexts:
@@ -165,10 +169,25 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     return models
 
 
+def _stock(options: BenchOptions, settings: dict[str, Any]) -> llama_cpp.Llama:
+    """Stock ``llama_cpp.Llama``; on the servers as well, which its own arguments cannot name."""
+    if not options.rpc:
+        return llama_cpp.Llama(str(options.verifier), **settings)
+    llm = llama_cpp.Llama.__new__(llama_cpp.Llama)
+    construct(llm, str(options.verifier), verifier_devices(options.rpc), **settings)
+    return llm
+
+
 def _ours(
     options: BenchOptions, settings: dict[str, Any], stack: ExitStack, width: int | None
 ) -> Llama:
-    llm = Llama(str(options.verifier), drafter=str(options.drafter), width=width, **settings)
+    llm = Llama(
+        str(options.verifier),
+        drafter=str(options.drafter),
+        width=width,
+        rpc=options.rpc,
+        **settings,
+    )
     stack.enter_context(closing(llm))
     if llm.session is None or llm.session.drafter is None:
         raise BackendError(
@@ -183,7 +202,7 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
         "n_ctx": n_ctx,
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
-        "n_gpu_layers": options.gpu_layers,
+        "n_gpu_layers": offloaded_layers(options.gpu_layers, options.rpc),
         "verbose": False,
     }
     if options.kv_f32:

@@ -83,6 +83,7 @@ def _options(arguments: Arguments) -> BenchOptions:
         repeat=arguments.repeat,
         n_ctx=arguments.n_ctx,
         gpu_layers=arguments.gpu_layers,
+        rpc=arguments.rpc,
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
         long_answers=arguments.long_answers,

@@ -11,6 +11,7 @@ from dflash_local.bench.record import ADAPTIVE
 from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
 
 
@@ -30,7 +31,8 @@ class Arguments:
     repeat: int = BenchOptions.repeat
     n_ctx: int | None = None
     threads: int = field(default_factory=physical_cores)
-    gpu_layers: int = BenchOptions.gpu_layers
+    gpu_layers: int | None = BenchOptions.gpu_layers
+    rpc: tuple[str, ...] = ()
     seed: int = BenchOptions.seed
     kv_f32: bool = False
     long_answers: int = BenchOptions.long_answers
@@ -88,8 +90,9 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
     add("--n-ctx", type=positive, metavar="N", help=context)
     add("--threads", type=positive, metavar="N", help="CPU threads (default: the physical cores)")
-    layers = f"layers on the GPU, -1 for all (default {Arguments.gpu_layers})"
+    layers = "the verifier's layers on devices, -1 for all (default 0; with --rpc all)"
     add("--gpu-layers", type=int, metavar="N", help=layers)
+    add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dflash_local import Llama
 from dflash_local.busy import BusyWatch
@@ -18,6 +19,7 @@ from dflash_local.cli.report import Setup, one_line, report, totals, width_text,
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
 from dflash_local.rendering import chat_template
+from dflash_local.rpc import relayed
 
 HELP = (
     "/stats  what the drafts brought so far, and what the widths are chosen by\n"
@@ -52,14 +54,16 @@ def main(argv: list[str]) -> int:
 
 
 def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
-    with interrupts.held():
-        verifier, drafter = find_pair(options)
-        if drafter is None and not options.plain:
-            screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
-        if text is None:
-            screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
-        llm = load(options, (verifier, drafter))
-    with contextlib.closing(llm):
+    with contextlib.ExitStack() as stack:
+        with interrupts.held():
+            verifier, drafter = find_pair(options)
+            if drafter is None and not options.plain:
+                screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
+            if text is None:
+                names = f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}"
+                screen.dim(names)
+            options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
+            llm = stack.enter_context(contextlib.closing(load(options, (verifier, drafter))))
         if chat_template(llm) is None:
             screen.notice(
                 f"{verifier.name} has no chat template: asked as Llama 2 would be, [INST]"
