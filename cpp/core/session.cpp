@@ -61,6 +61,10 @@ int32_t n_possible(const Sampler* sampler, const std::vector<Token>& drafts) {
   return sampler == nullptr ? size_of(drafts) : static_cast<int32_t>(sampler->n_possible(drafts));
 }
 
+bool redraws(const Sampler* sampler) {
+  return sampler != nullptr && sampler->redraws();
+}
+
 void check_limit(std::optional<int32_t> max_tokens) {
   if (max_tokens && *max_tokens < 1) throw std::invalid_argument("max_tokens must be at least 1");
 }
@@ -400,7 +404,10 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room, sampler);
-    draft_.cut(static_cast<size_t>(n_possible(sampler, draft_.tokens)));
+    // Blocks and copies are cut already, before it is decided how much of them is verified.
+    if (draft || redraws(sampler)) {
+      draft_.cut(static_cast<size_t>(n_possible(sampler, draft_.tokens)));
+    }
     if (exact_.only()) cut_to_exact();
     decode_block();
   });
@@ -456,8 +463,8 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
   });
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
-  const bool redraws = sampler != nullptr && sampler->redraws();
-  const int32_t n_most = redraws ? n_room : std::min(n_room, n_possible(sampler, draft_.tokens));
+  const int32_t n_most =
+      redraws(sampler) ? n_room : std::min(n_room, n_possible(sampler, draft_.tokens));
   const Verdict verdict =
       adaptive ? controller_->choose_verify(draft_, n_most) : Verdict{n_most, false};
   if (verdict.copy) {
