@@ -179,6 +179,25 @@ def test_the_token_is_that_of_the_whole_row(
     assert ties or (n_whole < N_ROWS) == asks_less
 
 
+@pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_without_a_grammar_too_the_token_is_that_of_the_whole_row(
+    name: str, ties: bool, llm: dflash_local.Llama, session: Session
+) -> None:
+    add = [sampler for sampler in CHAINS[name][0] if sampler is not GRAMMAR]
+    ours, stock = (Chain(llm, GRAMMARS["letters"], *add) for _ in range(2))
+    rng = np.random.default_rng(2)
+    place = last_row(llm)
+    with closing(ours), closing(stock):
+        for _ in range(N_ROWS):
+            row = rng.normal(0, 3, llm.n_vocab()).astype(np.float32)
+            row[rng.choice(llm.n_vocab(), int(rng.integers(0, 384)))] = -np.inf
+            place[:] = row = np.round(row) if ties else row
+            expected = stock.sample(llm._ctx, -1)
+            place[:] = row
+            assert session.sample(-1, ours) == expected
+
+
 @pytest.mark.parametrize("last_equal", [200, 383])
 def test_equals_that_are_not_asked_about_count_too(
     last_equal: int, llm: dflash_local.Llama, session: Session

@@ -86,17 +86,16 @@ Shaping::Shaping(llama_sampler* chain, int32_t n_vocab, Wanted wanted)
       last_(is_chain(chain) ? api().llama_sampler_chain_n(chain) - 1 : -1),
       grammar_(last_) {
   for (int32_t i = 0; i < last_ && !has_grammar(); ++i) {
-    if (name_in(chain, i) == "grammar") {
-      grammar_ = i;
-    } else {
-      before_ = before_ || is_active(chain, i);
-    }
+    if (name_in(chain, i) == "grammar") grammar_ = i;
   }
-  if (has_grammar()) use_ = use_of_row();
+  for (int32_t i = 0; i < grammar_ && has_grammar(); ++i) before_ = before_ || is_active(chain, i);
+  use_ = use_of_row();
+  if (!has_grammar() && use_ != Use::top_k) use_ = Use::everything;
 }
 
 Shaping::Use Shaping::use_of_row() {
-  after_ = grammar_ + 1;
+  if (last_ < 0) return Use::everything;
+  after_ = has_grammar() ? grammar_ + 1 : 0;
   while (after_ < last_ && !is_active(chain_, after_)) ++after_;
   const std::string_view name = name_in(chain_, after_);
   if (name == "greedy" && after_ == last_) return Use::the_best;
@@ -129,13 +128,18 @@ llama_token_data_array Shaping::row_of(const float* logits) {
 
 llama_token_data_array Shaping::shape(const float* logits) {
   llama_token_data_array out = {};
+  if (!has_grammar()) {
+    if (use_ == Use::top_k && take_top_k(logits, out)) return out;
+    out = row_of(logits);
+    apply(out, 0, last_);
+    return out;
+  }
   const float* values = logits;
-  if (before_ || !has_grammar()) {
+  if (before_) {
     out = row_of(logits);
     apply(out, 0, grammar_);
     values = values_of(out);
   }
-  if (!has_grammar()) return out;
   llama_token_data_array likeliest = {};
   if (values != nullptr && shape_likeliest(values, likeliest)) return likeliest;
   if (!before_) out = row_of(logits);
@@ -152,6 +156,15 @@ const float* Shaping::values_of(const llama_token_data_array& row) {
     values_[i] = row_[i].logit;
   }
   return values_.data();
+}
+
+bool Shaping::take_top_k(const float* logits, llama_token_data_array& out) {
+  if (k_ == 0 || k_ >= static_cast<size_t>(n_vocab_)) return false;
+  found_.clear();
+  for (const int32_t id : top_k(logits, n_vocab_, static_cast<int32_t>(k_) + 1)) {
+    found_.push_back({id, logits[id], 0.0F});
+  }
+  return decide_top_k(found_.back().logit, out);
 }
 
 bool Shaping::shape_likeliest(const float* values, llama_token_data_array& out) {
