@@ -17,6 +17,7 @@ from typing import Any
 
 import llama_cpp
 
+from .openmp import users_choice
 from .other_work import OtherWork
 
 _INTERVAL = 0.5  # seconds between two looks
@@ -31,18 +32,18 @@ class BusyWatch:
     What is computed stays as it is. A thread looks twice a second how busy others are, and a second
     one holds libgomp's sleeping threads while they are. One watch serves the whole process, stock
     ``llama_cpp.Llama`` as well. It is of use where llama.cpp was built with GNU's OpenMP, as on
-    Linux; elsewhere it does nothing.
+    Linux; elsewhere, and where the environment says how threads wait, it does nothing.
 
     Args:
         n_threads: that decode at once.
 
     Attributes:
-        possible: whether it can do anything here.
+        possible: whether it does anything here.
     """
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
-        self._parallel = _gnus_parallel()
+        self._parallel = None if users_choice() else _gnus_parallel()
         self.possible = self._parallel is not None
         self._crowd: _Crowd | None = None
         self._n_calm = 0

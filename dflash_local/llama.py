@@ -441,7 +441,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     def _refresh_logits(self, session: _core.Session) -> None:
         """After a block the last logits may be a rejected draft's: reads the last token again."""
-        if not session.logits_live:
+        if self.n_tokens > 0 and not session.logits_live:
             tokens = self.input_ids[: self.n_tokens].tolist()
             self.n_tokens = session.keep_prefix(tokens)
             self._read(session, tokens[self.n_tokens :])

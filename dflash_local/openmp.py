@@ -31,3 +31,11 @@ def spin_briefly() -> bool:
         return False
     os.environ["GOMP_SPINCOUNT"] = str(SPINS)
     return True
+
+
+def users_choice() -> str | None:
+    """What of the environment says how threads wait, other than ``spin_briefly``; None: nothing."""
+    for name in _DECIDED:
+        if os.environ.get(name, str(SPINS)) != str(SPINS):
+            return name
+    return None

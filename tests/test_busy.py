@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,8 @@ from waiting import PATIENCE, wait_until
 
 from dflash_local import busy
 from dflash_local.busy import BusyWatch
+from dflash_local.cli import chat
+from dflash_local.openmp import SPINS
 
 N_CPUS = 16
 
@@ -40,6 +43,8 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Machine]]:
     monkeypatch.setattr(busy, "OtherWork", Machine)
     monkeypatch.setattr(busy, "_INTERVAL", 0.01)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     yield Machine
     Machine.others, Machine.n_looks = 0.0, 0
 
@@ -90,7 +95,26 @@ def test_work_that_is_over_soon_is_no_reason(machine: type[Machine]) -> None:
         assert machine.n_looks >= n_looks + busy._CALM
 
 
-def test_a_process_that_works_is_noticed() -> None:
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("name", "value", "possible"),
+    [
+        ("OMP_WAIT_POLICY", "active", False),
+        ("GOMP_SPINCOUNT", "infinite", False),
+        ("GOMP_SPINCOUNT", str(SPINS), True),
+    ],
+)
+def test_what_a_user_says_of_waiting_stands(
+    name: str, value: str, possible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with BusyWatch(N_CPUS) as watch:
+        assert watch.possible == possible
+
+
+def test_a_process_that_works_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
     with BusyWatch(os.cpu_count() or 1) as watch:
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
         try:
@@ -113,6 +137,16 @@ def test_answers_stay_as_they_are(machine: type[Machine], tiny_verifier: Path) -
             answer = llm.create_completion("the brown", max_tokens=16, temperature=0)
             texts.append(answer["choices"][0]["text"])
     assert texts[0] == texts[1] != ""
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_chat_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads(*_: object) -> int:
+        return [thread.name for thread in threading.enumerate()].count("busy-watch")
+
+    monkeypatch.setattr(chat, "_chat", threads)
+    assert chat.main(["-p", "Hello"]) == 1
+    assert threads() == 0
 
 
 def test_without_gnus_openmp_it_does_nothing(
@@ -148,7 +182,8 @@ def test_a_program_that_ends_need_not_close_it() -> None:
         "watch = busy.BusyWatch(1)\n"
         "while not watch.sharing: time.sleep(0.01)\n"
     )
+    free = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=False, timeout=PATIENCE
+        [sys.executable, "-c", code], env=free, capture_output=True, check=False, timeout=PATIENCE
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

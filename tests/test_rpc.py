@@ -286,7 +286,9 @@ llm = Llama(model, rpc=endpoint, n_threads=1, n_threads_batch=1)
 tokens = llm.generate([1, 2, 3], temp=0.0)
 next(tokens)
 os.kill(int(pid), signal.SIGKILL)
-while psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:  # pytest is its parent
+me = psutil.Process()
+connections = getattr(me, "net_connections", None) or me.connections
+while all(each.status != psutil.CONN_CLOSE_WAIT for each in connections("tcp4")):
     time.sleep(0.01)
 try:
     Llama(model, rpc=endpoint)

@@ -8,9 +8,9 @@ from statistics import median
 
 import llama_cpp
 
-from dflash_local import hub
+from dflash_local import Llama, hub
 from dflash_local.bench.machine import name as machine_name
-from dflash_local.train.prompts import Template
+from dflash_local.rendering import render_chat
 
 from .compare import ADAPTIVE, PLAIN, Compared, Setup, compare, fixed
 from .condition import Condition
@@ -20,8 +20,9 @@ DRAFTERS = Path(__file__).resolve().parents[2] / "drafters"
 
 def run(conditions: Sequence[Condition], setup: Setup, asked: Sequence[str]) -> None:
     """Answers the questions in each condition and prints what that gave."""
-    template = Template(setup.verifier)
-    prompts = [template.prompt([{"role": "user", "content": text}]) for text in asked]
+    with Llama(setup.verifier, vocab_only=True) as llm:
+        chats = ([{"role": "user", "content": text}] for text in asked)
+        prompts = [render_chat(llm, chat).tokens for chat in chats]
     print(
         f"{machine_name()}, llama-cpp-python {llama_cpp.__version__}, {setup.threads} threads, "
         f"{setup.verifier.name}, {setup.drafter.parent.name}/{setup.drafter.name}, "
