@@ -261,5 +261,5 @@ TEST(without_a_drafter_there_is_nothing_to_save) {
 TEST(a_drafter_that_wants_other_features_is_refused) {
   Rig rig;
   rig.drafter.n_features_wanted = FakeVerifier::kFeatures + 1;
-  CHECK_THROWS(std::invalid_argument, Session(rig.verifier, &rig.drafter, {}));
+  CHECK_THROWS(std::invalid_argument, Pair(rig.verifier, &rig.drafter));
 }
