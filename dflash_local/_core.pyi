@@ -311,6 +311,38 @@ class Verifier:
     def backend_seconds(self) -> float:
         """Seconds spent inside libllama so far."""
 
+class PlainRows:
+    """What plain decoding makes of a text: its logits, row by row."""
+
+    def equal_widths(
+        self, verifier: Verifier, widths: Sequence[int], *, seconds: float
+    ) -> list[int] | None:
+        """The widths at which ``verifier`` gives the same logits, to the bit.
+
+        It reads the text's beginning, decodes a block of so many drafts, drops some of its rows,
+        and decodes the row that follows. Width 0 is a row by itself. Its memory is empty before and
+        after.
+
+        Returns:
+            None where ``seconds`` did not do.
+        """
+
+def plain_rows(
+    verifier: Verifier, *, n_read: int, widest: int, repeats: bool = False, seconds: float
+) -> PlainRows | None:
+    """Decodes a text that nobody wrote, as plain decoding does.
+
+    Args:
+        verifier: on a context as plain decoding has it, without feature layers. Its memory is empty
+            before and after.
+        n_read: tokens that are read as a prompt is.
+        widest: drafts of the widest block that is to be compared.
+        repeats: one token all along.
+
+    Returns:
+        None where ``seconds`` did not do.
+    """
+
 class DrafterKind(Enum):
     dflash = ...
     dflash2 = ...
@@ -552,6 +584,15 @@ class Session:
         Raises:
             ValueError: it is of another width, or no numbers.
             KeyError: a line of it is missing.
+        """
+
+    def set_exact(self, widths: Sequence[int], *, up_to: int, only: bool) -> None:
+        """Numbers of drafts whose verify gives plain decoding's logits, to the bit.
+
+        Args:
+            up_to: positions of context in which they do.
+            only: no other number is verified, whoever proposes the drafts, and prompts are read in
+                the pieces in which plain decoding would read them.
         """
 
     def start_answer(self) -> None:

@@ -16,12 +16,13 @@ from typing import Any, TypeVar, cast
 import llama_cpp
 import numpy as np
 
-from . import arguments, generation, pairing, parent, seam
+from . import arguments, exact_check, generation, pairing, parent, seam
 from ._api import _core
 from .detokenizer import Tokenizer
 from .drafter import address
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import AllocationError, BackendError, ModelError
+from .exact import ExactWidths, how_to_reach_further
 from .hub import fingerprint
 from .learned import Learned
 from .placement import checked_devices, placement_beside
@@ -91,6 +92,11 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
+        exact: True: only widths at which a verify gives plain decoding's logits to the bit, so that
+            answers are plain decoding's to the last token, at any temperature. Flash attention is
+            switched on where that takes it and ``flash_attn`` is not given. None: they are
+            preferred where others are better by less than 2 %. False: they do not matter. Which
+            they are is checked when a pair is first loaded, and remembered: docs/exact.md.
         drafter_ctx: positions of context that the drafter sees at most, the last ones; None: 8192.
             More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
         drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
@@ -108,7 +114,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     answered from then on; the next prompt is read anew for it, as far back as it sees.
 
     Raises:
-        ModelError: the drafter's file is unusable, or does not fit the verifier.
+        ModelError: the drafter's file is unusable, or does not fit the verifier; or no width is
+            exact.
         BackendError: libllama could not load it.
 
     What libllama logs goes to Python's logging, logger ``dflash_local``.
@@ -121,6 +128,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter: str | os.PathLike[str] | None = None,
         width: int | None = None,
         sampling: str = "exact",
+        exact: bool | None = None,
         drafter_ctx: int | None = None,
         drafter_gpu_layers: int | None = None,
         drafter_devices: Sequence[str] | None = None,
@@ -142,6 +150,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._learned: Learned | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
+        self._exact = exact
+        self._exact_widths: ExactWidths | None = None
         self._drafter_options = _checked_options(drafter_ctx, drafter_gpu_layers, drafter_devices)
         self._warned: set[str] = set()
         if ignored := arguments.unknown(kwargs, _ARGUMENTS):
@@ -156,17 +166,22 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 if not kwargs.get("tokenizer"):
                     self.tokenizer_ = self.tokenizer()
                 if info is not None:
-                    self._attach(info)
+                    self._attach(info, may_switch="flash_attn" not in kwargs)
                 if self._session is None:
                     self._session = seam.open_plain_session(self)
         except BaseException:
             self.close()
             raise
 
-    def _attach(self, info: DrafterInfo) -> None:
+    def _attach(self, info: DrafterInfo, *, may_switch: bool) -> None:
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
-        rows = seam.remake_context(self, info, self._width)
+        options = self._drafter_options
+        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
+        prepared = exact_check.prepare(
+            self, info, placement, wanted=self._exact, may_switch=may_switch
+        )
+        rows = prepared.rows
         if rows is None:
             self._warn(
                 "there is no memory for what drafting needs of the verifier's context, so decoding "
@@ -180,8 +195,6 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
                 "snapshots, or n_batch or n_ubatch is below 3): decoding plainly"
             )
             return
-        options = self._drafter_options
-        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
         try:
             self._session = seam.open_session(
                 self, info, rows, width=self._width, n_ctx=options.n_ctx, placement=placement
@@ -194,10 +207,19 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             return
         self._drafter_id = fingerprint(info.path)
         self._max_block = info.max_width + 1
+        self._set_exact(self._session, prepared.exact)
         if self._width is None:
             self._learned = Learned(seam.pair_key(self, info, placement))
             self._learned.begin(self._session)
         self._warn_of_width(info.max_width)
+
+    def _set_exact(self, session: _core.Session, found: ExactWidths | None) -> None:
+        if found is None:
+            return
+        self._exact_widths = found
+        session.set_exact(found.widths, up_to=found.up_to, only=bool(self._exact))
+        if self._exact and (warning := how_to_reach_further(self, found)):
+            self._warn(warning)
 
     def _warn_of_width(self, widest: int) -> None:
         if self._width is None or self._session is None or self._drafter_id is None:
@@ -256,9 +278,18 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
     @property
     def stats(self) -> SessionStats:
         """What decoding and drafting did, in the last answer and since loading."""
+        exact = self._exact_widths
         if self._session is None:
-            return SessionStats(_core.Stats(), _core.Stats())
-        return SessionStats(self._session.last_stats, self._session.total_stats)
+            return SessionStats(_core.Stats(), _core.Stats(), exact)
+        return SessionStats(self._session.last_stats, self._session.total_stats, exact)
+
+    @property
+    def exact_widths(self) -> ExactWidths | None:
+        """Numbers of drafts whose verify gives plain decoding's logits, to the bit; see ``exact``.
+
+        None where nobody asked, or it was not to be found out in time.
+        """
+        return self._exact_widths
 
     def cancel(self, *, wait: bool = False, timeout: float | None = None) -> bool:
         """Stops the answer or the call that is at work, in whatever thread; see docs/threads.md.
@@ -379,10 +410,14 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
         Only of a state: what a chat handler decoded may be an image, whose positions are no tokens.
         """
-        if 0 < session.n_past - session.n_features <= self._max_block:
-            tokens = session.tokens[: session.n_past]
-            self.n_tokens = session.rewind(session.n_features)
-            self._read(session, tokens[self.n_tokens :])
+        if not 0 < session.n_past - session.n_features <= self._max_block:
+            return
+        tokens = session.tokens[: session.n_past]
+        self.n_tokens = session.rewind(session.n_features)
+        # An answer's tokens were decoded one by one, by plain decoding.
+        at_once = 1 if self._exact else len(tokens)
+        for start in range(self.n_tokens, len(tokens), at_once):
+            self._read(session, tokens[start : start + at_once])
 
     @_as_in_parent(llama_cpp.Llama.eval)
     @_locked
@@ -510,6 +545,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "drafter": self.drafter_path,
             "width": self._width,
             "sampling": self._sampling,
+            "exact": self._exact,
             "drafter_ctx": self._drafter_options.n_ctx,
             "drafter_gpu_layers": self._drafter_options.gpu_layers,
             "drafter_devices": self._drafter_options.devices,

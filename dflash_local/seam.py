@@ -81,6 +81,20 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
     return 0 if n_drafts > 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
 
 
+def remake_plain_context(llm: Llama) -> None:
+    """Makes the verifier's context again from its parameters, whatever they are by now.
+
+    Raises:
+        ValueError: libllama could not.
+    """
+    llm._ctx.close()
+    context = internals.LlamaContext(
+        model=llm._model, params=llm.context_params, verbose=llm.verbose
+    )
+    llm._ctx = llm._stack.enter_context(contextlib.closing(context))
+    _apply_lora(llm)
+
+
 def open_plain_session(llm: Llama) -> _core.Session | None:
     """A session on the context as the parent made it, which decodes plainly.
 

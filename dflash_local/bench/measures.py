@@ -202,6 +202,13 @@ def first_difference(plain: Sequence[int], other: Sequence[int]) -> int | None:
     return None if len(plain) == len(other) else min(len(plain), len(other))
 
 
+def exact_share(steps: Sequence[Step], exact_widths: Sequence[int] | None) -> float | None:
+    """Share of the steps at a width that gives plain decoding's logits to the bit; 0 drafts do."""
+    if exact_widths is None or not steps:
+        return None
+    return sum(step.n_drafted in (0, *exact_widths) for step in steps) / len(steps)
+
+
 def identical_share(answers: Sequence[Answer], mode: str) -> float | None:
     """Share of answers whose tokens are those of the plain answer."""
     same = [first_difference(p.tokens, o.tokens) is None for p, o in pairs(answers, mode)]

@@ -90,6 +90,7 @@ def to_report(results: Results) -> Report:
         "summaries": [asdict(s) for s in [*results.overall, *_flat(results.by_category)]],
         "adaptive": [asdict(found) for found in results.adaptive],
         "learned": run.learned,
+        "exact_widths": run.exact_widths,
         "costs": _costs(results.costs),
         "differences": [asdict(difference) for difference in run.differences],
         "prompts": per_prompt(run.answers),
@@ -150,7 +151,14 @@ def _medians(answers: Sequence[Answer]) -> dict[str, float]:
 def _summaries(options: BenchOptions, run: Run, category: str) -> list[Summary]:
     greedy = options.temperature == 0
     return [
-        summarize(run.answers, mode, category, differences=run.differences, greedy=greedy)
+        summarize(
+            run.answers,
+            mode,
+            category,
+            differences=run.differences,
+            greedy=greedy,
+            exact_widths=run.exact_widths,
+        )
         for mode in run.modes
     ]
 
@@ -191,6 +199,7 @@ def _options(results: Results) -> dict[str, Any]:
         "gpu_layers": options.gpu_layers,
         "n_ctx": run.n_ctx,
         "kv": "f32" if options.kv_f32 else "f16",
+        "exact": options.exact,
         "widths": [width for width in run.widths if width is not None],
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

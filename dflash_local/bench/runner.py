@@ -54,6 +54,7 @@ class BenchOptions:
     gpu_layers: int = 0
     seed: int = 1
     kv_f32: bool = False
+    exact: bool = False  # flash attention, and adaptive widths are exact
 
 
 @dataclass
@@ -65,6 +66,8 @@ class Run:
         max_width: that the drafter gives at most.
         answers: plain ones and those of every width.
         learned: what adaptive widths knew in the end, see ``Session.learned``.
+        exact_widths: those that adaptive widths found to be exact in all of the context; None
+            without adaptive widths, which ask for them.
         staircase: what decodes cost by width.
     """
 
@@ -75,6 +78,7 @@ class Run:
     differences: list[Difference] = field(default_factory=list)
     staircase: Staircase | None = None
     learned: dict[str, list[float]] | None = None
+    exact_widths: tuple[int, ...] | None = None
     memory: Memory = field(default_factory=Memory)
 
     @property
@@ -153,7 +157,10 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
 def _ours(
     options: BenchOptions, settings: dict[str, Any], stack: ExitStack, width: int | None
 ) -> Llama:
-    llm = Llama(str(options.verifier), drafter=str(options.drafter), width=width, **settings)
+    exact = True if options.exact and width is None else None
+    llm = Llama(
+        str(options.verifier), drafter=str(options.drafter), width=width, exact=exact, **settings
+    )
     stack.enter_context(closing(llm))
     if llm.session is None or llm.session.drafter is None:
         raise BackendError(
@@ -171,6 +178,8 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
         "n_gpu_layers": options.gpu_layers,
         "verbose": False,
     }
+    if options.exact:
+        settings["flash_attn"] = True
     if options.kv_f32:
         settings |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return settings
@@ -220,12 +229,19 @@ class _Bench:
         progress(total, total, "costs by width")
         if ADAPTIVE in self._models:
             self._run.learned = self._models[ADAPTIVE].session.learned()
+            self._run.exact_widths = self._exact_widths()
         llm = self._models[self._run.modes[1]]
         self._run.staircase = measure_staircase(self._plain, llm, self._context(rendered))
         if self._options.temperature == 0:
             progress(total, total, "margins where answers differ")
             answers = self._run.answers
             self._run.differences = find_differences(self._plain, rendered, answers)
+
+    def _exact_widths(self) -> tuple[int, ...] | None:
+        found = self._models[ADAPTIVE].exact_widths
+        if found is None:
+            return None
+        return found.widths if found.up_to >= self._run.n_ctx else ()
 
     def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
         rendered = _rendered(self._plain, prompts)

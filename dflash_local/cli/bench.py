@@ -84,6 +84,7 @@ def _options(arguments: Arguments) -> BenchOptions:
         gpu_layers=arguments.gpu_layers,
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
+        exact=arguments.exact,
     )
 
 

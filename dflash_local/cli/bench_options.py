@@ -32,6 +32,7 @@ class Arguments:
     gpu_layers: int = BenchOptions.gpu_layers
     seed: int = BenchOptions.seed
     kv_f32: bool = False
+    exact: bool = False
     compare: Path | None = None
     csv: Path | None = None
 
@@ -87,6 +88,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     layers = f"layers on the GPU, -1 for all (default {Arguments.gpu_layers})"
     add("--gpu-layers", type=int, metavar="N", help=layers)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
+    exact = "flash attention, and adaptive widths only verify what is exact (docs/exact.md)"
+    add("--exact", action="store_true", help=exact)
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
