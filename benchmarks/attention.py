@@ -20,7 +20,6 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive

@@ -20,7 +20,6 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-
 from dflash_local import hub
 from dflash_local.cli.numbers import natural, positive
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import gguf
 
+from dflash_local.key_table import ARCHITECTURE
+
 from .provenance import provenance_keys
 from .reading.model_card import model_card
 from .reading.source import Source
 from .verifiers.find import named_verifiers
 from .verifiers.verifier import Verifier
-from .writing.keys import ARCHITECTURE, Key, u32
+from .writing.keys import Key, u32
 
 _SCALARS = (str, int, float, date)
 

@@ -7,12 +7,14 @@ import sys
 from typing import NoReturn
 
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
+from dflash_local.openmp import spin_briefly
 
 
 def program() -> NoReturn:
     """Runs the command, then ends the process with its status, or with 130 after Ctrl-C."""
     try:
         interrupts.begin()  # before more is imported: that takes a while
+        spin_briefly()
 
         from dflash_local.cli import main
 

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .drafter_keys import key_problems
 from .drafter_tensors import has_confidence, kind_of, tensor_problems
 from .errors import ModelError
 from .gguf_header import GGUFHeader
+from .key_table import ARCHITECTURE, KEYS
 from .token_lists import TokenList, token_types
 
 
@@ -64,7 +66,7 @@ def read_drafter(path: str | os.PathLike[str]) -> DrafterInfo:
     """
     header = GGUFHeader(path)
     architecture = header.get("general.architecture")
-    if architecture != "dflash":
+    if architecture != ARCHITECTURE:
         raise ModelError(
             f"{header.path}: architecture {architecture!r}, expected 'dflash': this is no drafter. "
             "Convert a trained one with dflash-convert"
@@ -82,6 +84,12 @@ def drafter_problems(header: GGUFHeader) -> list[str]:
     return [*key_problems(header)] or [*tensor_problems(header)]
 
 
+def _value(header: GGUFHeader, name: str) -> Any:
+    """A key's value, or what libllama takes where it is absent."""
+    row = KEYS[name]
+    return header.get(row.key, row.default)
+
+
 def _describe(header: GGUFHeader) -> DrafterInfo:
     kind = kind_of(header)
     return DrafterInfo(
@@ -92,9 +100,8 @@ def _describe(header: GGUFHeader) -> DrafterInfo:
         target_layers=tuple(header.get("dflash.target_layers")),
         n_embd=header.get("dflash.embedding_length"),
         n_layer=header.get("dflash.block_count"),
-        causal=header.get("dflash.attention.causal", False),
-        # libllama's default where the key is missing
-        sample_from_anchor=kind == "dspark" and header.get("dflash.sample_from_anchor", True),
+        causal=_value(header, "attention.causal"),
+        sample_from_anchor=kind == "dspark" and _value(header, "sample_from_anchor"),
         has_confidence=has_confidence(header),
         tokens=header.get("tokenizer.ggml.tokens"),
         chat_template=header.get("tokenizer.chat_template"),

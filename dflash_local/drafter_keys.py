@@ -6,64 +6,27 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from gguf import GGUFValueType
+
 from .gguf_header import GGUFHeader
+from .key_table import FOREIGN_KEYS, KEYS, KeyRow
 
-MAX_BLOCK_SIZE = 256
-_MAX_LAYERS = 512  # llama.cpp's own limit, an assertion there
-_INT_MAX = 2**31 - 1
-_MAX_WINDOW = 1 << 30  # libllama adds a batch to it, in 32 bits
-_ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 _TOKENS = "tokenizer.ggml.tokens"
-
-# Key, lowest and highest value; the second table's keys may be missing.
-_NUMBERS = (
-    ("dflash.block_count", 1, _MAX_LAYERS),
-    ("dflash.context_length", 1, _INT_MAX),
-    ("dflash.embedding_length", 1, 1 << 20),
-    ("dflash.feed_forward_length", 1, 1 << 22),
-    ("dflash.attention.head_count", 1, 1 << 16),
-    ("dflash.block_size", 2, MAX_BLOCK_SIZE),
-)
-_OPTIONAL_NUMBERS = (
-    ("dflash.attention.sliding_window", 0, _MAX_WINDOW),
-    ("dflash.rope.scaling.original_context_length", 1, _INT_MAX),
-    ("dflash.expert_count", 0, 0),
-    ("dflash.expert_used_count", 0, 0),
-    ("dflash.expert_group_count", 0, 0),
-    ("dflash.nextn_predict_layers", 0, 0),
-)
-_FLOATS = (
-    "dflash.rope.freq_base",
-    "dflash.rope.scaling.factor",
-    "dflash.rope.scaling.attn_factor",
-    "dflash.rope.scaling.yarn_ext_factor",
-    "dflash.rope.scaling.yarn_attn_factor",
-    "dflash.rope.scaling.yarn_beta_fast",
-    "dflash.rope.scaling.yarn_beta_slow",
-    "dflash.attention.scale",
-    "dflash.attention.value_scale",
-    "dflash.embedding_scale",
-    "dflash.logit_scale",
-    "dflash.final_logit_softcapping",
-)
-_FLAGS = ("dflash.attention.causal", "dflash.sample_from_anchor")
 _TEXTS = ("general.name", "tokenizer.ggml.pre", "tokenizer.chat_template")
 
 
 def key_problems(header: GGUFHeader) -> Iterator[str]:
     """What is wrong with the keys of a file of architecture ``dflash``, a line each."""
-    for key, low, high in _NUMBERS:
-        yield from range_problem(header, key, low, high)
-    for key, low, high in _OPTIONAL_NUMBERS:
-        if key in header:
-            yield from range_problem(header, key, low, high)
-    yield from _type_problems(header)
+    for row in (*KEYS.values(), *FOREIGN_KEYS.values()):
+        if row.required or row.key in header:
+            yield from _row_problems(header, row)
+    yield from _text_problems(header)
     yield from _head_problems(header)
     yield from _rope_problems(header)
     yield from _window_problems(header)
     yield from _vocabulary_problems(header)
     yield from _target_layer_problems(header)
-    if "dflash.hyper_connection_count" in header:
+    if "dflash.hyper_connection.count" in header:
         yield "a DeepSeek-V4 drafter (hyper connections): not supported"
 
 
@@ -84,18 +47,38 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _type_problems(header: GGUFHeader) -> Iterator[str]:
-    epsilon = "dflash.attention.layer_norm_rms_epsilon"
-    value = header.get(epsilon)
-    if not isinstance(value, float) or not 0 <= value < 1:
-        yield f"{epsilon}: found {_show(value)}, expected a number from 0 to 1"
-    for key in _FLOATS:
-        value = header.get(key, 1.0)
-        if not isinstance(value, float) or not math.isfinite(value):
-            yield f"{key}: found {_show(value)}, expected a finite number, stored as a float"
-    for key in _FLAGS:
-        if not isinstance(header.get(key, False), bool):
-            yield f"{key}: found {_show(header.get(key))}, expected true or false"
+def _row_problems(header: GGUFHeader, row: KeyRow) -> Iterator[str]:
+    """What is wrong with a key by its row alone; whole numbers without a range come later."""
+    if row.type == GGUFValueType.UINT32:
+        if row.between is not None:
+            yield from range_problem(header, row.key, *row.between)
+    elif row.type != GGUFValueType.ARRAY:
+        value = header.get(row.key)
+        if not _is_of_type(value, row):
+            yield f"{row.key}: found {_show(value)}, expected {_expected(row)}"
+
+
+def _is_of_type(value: Any, row: KeyRow) -> bool:
+    if row.type == GGUFValueType.BOOL:
+        return isinstance(value, bool)
+    if row.type == GGUFValueType.STRING:
+        return isinstance(value, str) and (not row.choices or value in row.choices)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return False
+    return row.between is None or row.between[0] <= value < row.between[1]
+
+
+def _expected(row: KeyRow) -> str:
+    if row.type == GGUFValueType.BOOL:
+        return "true or false"
+    if row.type == GGUFValueType.STRING:
+        return f"one of {', '.join(row.choices)}" if row.choices else "a text"
+    if row.between is not None:
+        return "a number from {} to {}".format(*row.between)
+    return "a finite number, stored as a float"
+
+
+def _text_problems(header: GGUFHeader) -> Iterator[str]:
     for key in _TEXTS:
         if not isinstance(header.get(key, ""), str):
             yield f"{key}: found {_show(header.get(key))}, expected a text"
@@ -126,10 +109,6 @@ def _head_problems(header: GGUFHeader) -> Iterator[str]:
 
 
 def _rope_problems(header: GGUFHeader) -> Iterator[str]:
-    scaling = header.get("dflash.rope.scaling.type", "none")
-    if scaling not in _ROPE_SCALING:
-        expected = ", ".join(_ROPE_SCALING)
-        yield f"dflash.rope.scaling.type: found {_show(scaling)}, expected one of {expected}"
     n_embd = header.get("dflash.embedding_length")
     n_head = header.get("dflash.attention.head_count")
     if not _whole(n_embd) or not _whole(n_head) or n_head < 1:

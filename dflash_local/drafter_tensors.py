@@ -13,6 +13,7 @@ import numpy as np
 
 from .drafter_keys import range_problem
 from .gguf_header import GGUFHeader, TensorInfo
+from .key_table import KEYS
 
 _F32, _I64 = 0, 27  # ggml's numbers of the types
 # What a matrix can be multiplied in: floats and all blocks that ggml has a product for.
@@ -183,7 +184,7 @@ def _selector_problems(header: GGUFHeader, sizes: _Sizes) -> Iterator[str]:
         "selector_top_k": highest - (highest * (highest + 1) > sizes.n_embd),
     }
     for name, high in ranges.items():
-        yield from range_problem(header, f"dflash.{name}", 1, high)
+        yield from range_problem(header, KEYS[name].key, 1, high)
     group = header.get("dflash.conv_group_size")
     if isinstance(group, int) and group > 0 and sizes.n_embd % group:
         yield f"dflash.conv_group_size: found {group}, expected a divisor of {sizes.n_embd}"

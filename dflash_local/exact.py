@@ -96,7 +96,7 @@ def _bound(llm: Llama, n_positions: int) -> int:
     From ggml's source we know how attention depends on the context on a CPU, not on all devices;
     and a window's cells are used again, in an order that depends on what was decoded at once.
     """
-    if Placement(n_gpu_layers=llm.model_params.n_gpu_layers).on_device:
+    if llm._rpc or Placement(n_gpu_layers=llm.model_params.n_gpu_layers).on_device:
         n_positions = min(n_positions, 2 * KEYS)
     window = int(llama_cpp.llama_model_n_swa(llm._model.model))
     if window and not llm.context_params.swa_full:

@@ -25,7 +25,8 @@ from .errors import AllocationError, BackendError, ModelError
 from .exact import ExactWidths, how_to_reach_further
 from .hub import fingerprint
 from .learned import Learned
-from .placement import checked_devices, placement_beside
+from .placement import checked_devices, placement_beside, verifier_devices
+from .rpc import checked_endpoints
 from .state import LlamaState
 from .stats import SessionStats
 
@@ -86,7 +87,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             plainly, by the same loop.
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
             step by step, for the most tokens a second. What drafting and verifying cost is measured
-            for half a second when a pair is first loaded, and remembered in the cache folder.
+            for about half a second when a pair is first loaded, and remembered in the cache folder.
         sampling: what temperatures above 0 do. "exact": a draft is kept where it is what plain
             decoding would have sampled, so that a seed gives the same tokens as without a drafter.
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
@@ -101,8 +102,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
         drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
             them that the verifier has there (``n_gpu_layers``).
-        drafter_devices: names of the devices that get them, as libllama calls them ("CUDA1"); None:
-            those of the verifier (``main_gpu``, ``split_mode``, ``tensor_split``).
+        drafter_devices: names of the devices that get them, as libllama calls them ("CUDA1"), or
+            endpoints of ``rpc``; None: those of the verifier that this machine has (``main_gpu``,
+            ``split_mode``, ``tensor_split``).
+        rpc: endpoints ("192.168.1.7:50052") of llama.cpp's RPC servers, whose devices get the
+            verifier's layers before this machine's; all layers, unless ``n_gpu_layers`` says how
+            many. For trusted networks alone, see docs/rpc.md.
         turn_timeout: seconds that a call waits while another thread's call or answer is at work;
             None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
@@ -132,6 +137,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         drafter_ctx: int | None = None,
         drafter_gpu_layers: int | None = None,
         drafter_devices: Sequence[str] | None = None,
+        rpc: Sequence[str] | str | None = None,
         turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
@@ -152,7 +158,12 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self.sampling = sampling
         self._exact = exact
         self._exact_widths: ExactWidths | None = None
-        self._drafter_options = _checked_options(drafter_ctx, drafter_gpu_layers, drafter_devices)
+        self._rpc = checked_endpoints(rpc)
+        if self._rpc:
+            kwargs.setdefault("n_gpu_layers", -1)
+        self._drafter_options = _checked_options(
+            drafter_ctx, drafter_gpu_layers, checked_devices(drafter_devices, self._rpc)
+        )
         self._warned: set[str] = set()
         if ignored := arguments.unknown(kwargs, _ARGUMENTS):
             self._warn(f"{ignored}: ignored")
@@ -161,7 +172,8 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         info = None if drafter is None else _drafter_info(drafter, kwargs)
         try:
             with _core.InLibrary():
-                parent.construct(self, os.fspath(model_path), verbose=verbose, **kwargs)
+                devices = verifier_devices(self._rpc)
+                parent.construct(self, os.fspath(model_path), devices, verbose=verbose, **kwargs)
                 del self._own.seed  # it is no thread's own
                 if not kwargs.get("tokenizer"):
                     self.tokenizer_ = self.tokenizer()
@@ -177,7 +189,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         for warning in pairing.check_pair(info, seam.verifier_info(self)):
             self._warn(warning)
         options = self._drafter_options
-        placement = placement_beside(self, info.n_layer, options.gpu_layers, options.devices)
+        placement = placement_beside(
+            self, info.n_layer, options.gpu_layers, options.devices, self._rpc
+        )
         prepared = exact_check.prepare(
             self, info, placement, wanted=self._exact, may_switch=may_switch
         )
@@ -462,7 +476,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
 
     def _refresh_logits(self, session: _core.Session) -> None:
         """After a block the last logits may be a rejected draft's: reads the last token again."""
-        if not session.logits_live:
+        if self.n_tokens > 0 and not session.logits_live:
             tokens = self.input_ids[: self.n_tokens].tolist()
             self.n_tokens = session.keep_prefix(tokens)
             self._read(session, tokens[self.n_tokens :])
@@ -549,6 +563,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             "drafter_ctx": self._drafter_options.n_ctx,
             "drafter_gpu_layers": self._drafter_options.gpu_layers,
             "drafter_devices": self._drafter_options.devices,
+            "rpc": self._rpc,
             "turn_timeout": self.turn_timeout,
         }
         return {**super().__getstate__(), **own}
@@ -640,13 +655,13 @@ class _DrafterOptions:
 
 
 def _checked_options(
-    n_ctx: int | None, gpu_layers: int | None, devices: Sequence[str] | None
+    n_ctx: int | None, gpu_layers: int | None, devices: tuple[str, ...]
 ) -> _DrafterOptions:
     if n_ctx is not None and n_ctx < 1:
         raise ValueError(f"drafter_ctx is {n_ctx}: expected 1 or more, or None")
     if gpu_layers is not None and gpu_layers < -1:
         raise ValueError(f"drafter_gpu_layers is {gpu_layers}: expected -1 or more, or None")
-    return _DrafterOptions(n_ctx or DRAFTER_CTX, gpu_layers, checked_devices(devices))
+    return _DrafterOptions(n_ctx or DRAFTER_CTX, gpu_layers, devices)
 
 
 def _drafter_info(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> DrafterInfo:

@@ -10,12 +10,13 @@ import contextlib
 import ctypes
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import llama_cpp
+
+from .ggml import function as _function
+from .other_work import affinity
 
 # Which devices there are to see, and how OpenMP's threads wait and where they run.
 _ENVIRONMENT = (
@@ -76,39 +77,16 @@ def _devices() -> Iterator[list[object]]:
     for index in range(count()):
         device = get(index)
         texts = [(text(device) or b"").decode("utf-8", "replace") for text in (name, description)]
-        yield [*texts, None if kind(device) == _CPU else _gibibytes(device)]
+        yield [*texts, None if kind(device) == _CPU else gibibytes(device)]
 
 
-def _gibibytes(device: int) -> int:
+def gibibytes(device: int) -> int:
+    """The memory of one of ggml's devices."""
     size = ctypes.POINTER(ctypes.c_size_t)
     memory = _function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     memory(device, ctypes.byref(free), ctypes.byref(total))
     return round(total.value / (1 << 30))
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of the ggml that llama_cpp has loaded."""
-    from llama_cpp import _ggml
-
-    libraries = [_ggml.libggml]
-    if sys.platform == "win32":  # it looks a name up in one library, not in those below it
-        libraries.append(ctypes.CDLL(str(_ggml.libggml_base_path / "ggml-base.dll")))
-    for library in libraries:
-        with contextlib.suppress(AttributeError):
-            function = library[name]  # by [], it is ours alone: llama_cpp's keeps its types
-            function.restype, function.argtypes = result, list(arguments)
-            return function
-    raise AttributeError(name)
-
-
-def affinity() -> list[int] | None:
-    """The processors that this process may run on; None where the system does not tell."""
-    import psutil
-
-    with contextlib.suppress(AttributeError, psutil.Error, OSError):
-        return list(psutil.Process().cpu_affinity())
-    return None
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

@@ -9,9 +9,10 @@ thing behind that one name; the modules of llama_cpp stay as they are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llama_cpp
@@ -20,19 +21,32 @@ from llama_cpp import _internals as internals
 from ._api import _core
 from .errors import ModelError
 from .llama_log import captured_log
+from .placement import set_devices
 
 # What the parent says when libllama gave it nothing, and no reason.
 _UNEXPLAINED = ("Failed to load model", "Failed to create llama_context")
 
 
-def construct(llm: llama_cpp.Llama, model_path: str, *, verbose: bool, **kwargs: Any) -> None:
+def construct(
+    llm: llama_cpp.Llama,
+    model_path: str,
+    devices: Sequence[int],
+    /,
+    *,
+    verbose: bool,
+    **kwargs: Any,
+) -> None:
     """``llama_cpp.Llama.__init__``, without redirecting descriptors.
+
+    Args:
+        devices: those that the model is spread over; (): libllama chooses.
 
     Raises:
         ModelError: libllama could not load the model or make its context; says libllama's reason.
             Or its chat template is none.
     """
-    names = types.SimpleNamespace(**{**vars(internals), "LlamaModel": _Model})
+    model = functools.partial(_Model, devices)
+    names = types.SimpleNamespace(**{**vars(internals), "LlamaModel": model})
     init = _with_names(
         llama_cpp.Llama.__init__, internals=names, suppress_stdout_stderr=_leave_alone
     )
@@ -61,9 +75,10 @@ def template_errors(model_path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class _Model(internals.LlamaModel):  # type: ignore[misc]
-    def __init__(self, **options: Any) -> None:
-        # Only the end of the interpreter ends a load.
+    def __init__(self, devices: Sequence[int], **options: Any) -> None:
         params = options["params"]
+        self._devices = set_devices(params, devices) if devices else None
+        # Only the end of the interpreter ends a load.
         kind = type(params.progress_callback)
         params.progress_callback = kind(_core.load_progress_callback())
         parents = internals.LlamaModel.__init__

@@ -1,23 +1,21 @@
-"""Where a drafter's layers lie: how many of them on devices, and on which."""
+"""Where layers lie: which devices a verifier is spread over, and how many of a drafter's."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
-from llama_cpp import _ctypes_extensions
+
+from .ggml import default_gpus, gpus
+from .rpc import devices_of
 
 if TYPE_CHECKING:
     from .llama import Llama
 
 ALL_LAYERS = 0x7FFFFFFF
-# ggml-backend.h: kinds of devices that hold a model's layers.
-_GPUS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Placement:
         main_gpu: the device for all of them, with the split mode "none".
         tensor_split: shares of the devices; (): as they have room.
         devices: names of the devices that get them, in equal parts; (): all.
+        rpc: the servers that hold a part of the verifier; the names of all their devices.
     """
 
     n_gpu_layers: int = 0
@@ -37,10 +36,11 @@ class Placement:
     main_gpu: int = 0
     tensor_split: tuple[float, ...] = ()
     devices: tuple[str, ...] = ()
+    rpc: tuple[str, ...] = ()
 
     @property
     def on_device(self) -> bool:
-        """Whether a device holds a part of it: there is one, and layers are offloaded."""
+        """Whether a device of this machine holds a part of it: layers are offloaded to one."""
         return self.n_gpu_layers != 0 and bool(gpus())
 
     def apply(self, params: Any) -> list[Any]:
@@ -50,29 +50,59 @@ class Placement:
         libllama ends the process: devices that are not named stay at hand, without layers.
         """
         params.n_gpu_layers = self.n_gpu_layers
-        if self.devices:
-            found = gpus()
-            others = [name for name in found if name not in self.devices]
-            names = [*self.devices, *others]
-            devices = (ctypes.c_void_p * (len(names) + 1))(*(found[name] for name in names), None)
-            params.devices = ctypes.cast(devices, ctypes.c_void_p)
-            params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
-            return [devices, _set_split(params, [1.0] * len(self.devices))]
+        if self.devices or self.rpc:
+            return self._apply_devices(params)
         if self.split_mode is not None:
             params.split_mode = self.split_mode
         params.main_gpu = self.main_gpu
         return [_set_split(params, self.tensor_split)] if self.tensor_split else []
 
+    def _apply_devices(self, params: Any) -> list[Any]:
+        local = {name: [device] for name, device in gpus().items()}
+        found = {**local, **_servers(self.rpc)}
+        names = self.devices or tuple(default_gpus())
+        chosen = [device for name in names for device in found.pop(name)]
+        others = [device for devices in found.values() for device in devices]
+        if not chosen:
+            params.n_gpu_layers = 0  # at home there is the host's memory alone
+        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
+        shares = [1.0] * len(chosen)
+        return [set_devices(params, [*chosen, *others]), _set_split(params, shares)]
+
+
+def verifier_devices(rpc: Sequence[str]) -> list[int]:
+    """What a verifier on these servers is spread over, in libllama's own order: them, then GPUs.
+
+    None where there is no server: libllama chooses.
+
+    Raises:
+        BackendError: a server cannot be used.
+    """
+    remote = [device for devices in _servers(rpc).values() for device in devices]
+    return [*remote, *default_gpus().values()] if remote else []
+
+
+def offloaded_layers(asked: int | None, rpc: Sequence[str]) -> int:
+    """The verifier's layers on devices; None: all of them on servers, none on this machine's."""
+    return (-1 if rpc else 0) if asked is None else asked
+
 
 def placement_beside(
-    llm: Llama, n_layer: int, gpu_layers: int | None, devices: Sequence[str]
+    llm: Llama,
+    n_layer: int,
+    gpu_layers: int | None,
+    devices: Sequence[str],
+    rpc: tuple[str, ...] = (),
 ) -> Placement:
     """The placement of a drafter of ``n_layer`` layers: as the verifier's where nothing is said.
+
+    Of a verifier on servers, it is as on this machine's devices: the drafter stays at home.
 
     Args:
         gpu_layers: -1: all, None: the share of them that the verifier has there, or all on
             ``devices`` that are named. The head that most drafters borrow is the first of the
             verifier's layers that libllama offloads.
+        rpc: the servers that hold a part of the verifier.
     """
     params = llm.model_params
     if gpu_layers is None and devices:
@@ -86,6 +116,7 @@ def placement_beside(
         main_gpu=params.main_gpu,
         tensor_split=tuple(llm.tensor_split or ()),
         devices=tuple(devices),
+        rpc=rpc,
     )
 
 
@@ -101,18 +132,14 @@ def same_share(n_offloaded: int, n_layer: int, n_drafter: int) -> int:
     return 1 + round(n_drafter * (n_offloaded - 1) / n_layer)
 
 
-def gpus() -> dict[str, int]:
-    """The devices that layers can be offloaded to: names, and the addresses libllama knows."""
-    count = _function("ggml_backend_dev_count", ctypes.c_size_t)
-    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    kind = _function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
-    name = _function("ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-    devices = [get(i) for i in range(count())]
-    return {name(device).decode(): device for device in devices if kind(device) in _GPUS}
+def _servers(rpc: Iterable[str]) -> dict[str, list[int]]:
+    return {endpoint: devices_of(endpoint) for endpoint in rpc}
 
 
-def checked_devices(devices: Sequence[str] | str | None) -> tuple[str, ...]:
-    """Names of devices, each of which there is.
+def checked_devices(
+    devices: Sequence[str] | str | None, rpc: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Names of devices, each of which there is; a server's endpoint names all of its devices.
 
     Raises:
         ValueError: names one that there is not, and those that there are.
@@ -120,7 +147,7 @@ def checked_devices(devices: Sequence[str] | str | None) -> tuple[str, ...]:
     names = (devices,) if isinstance(devices, str) else tuple(devices or ())
     if not names:
         return ()
-    found = gpus()
+    found = [*gpus(), *rpc]
     for name in names:
         if name not in found:
             there = ", ".join(found) or "none: it was built for, or finds, the CPU alone"
@@ -131,25 +158,14 @@ def checked_devices(devices: Sequence[str] | str | None) -> tuple[str, ...]:
     return names
 
 
+def set_devices(params: Any, devices: Sequence[int]) -> Any:
+    """Gives a ``llama_model_params`` its devices; what is returned lives until it has loaded."""
+    array = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
+    params.devices = ctypes.cast(array, ctypes.c_void_p)
+    return array
+
+
 def _set_split(params: Any, shares: Sequence[float]) -> Any:
     array = (ctypes.c_float * llama_cpp.LLAMA_MAX_DEVICES)(*shares)
     params.tensor_split = array
     return array
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of ggml, which is one library or two, beside libllama or within it."""
-    folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
-    libraries: tuple[Callable[[], Any], ...] = (
-        lambda: llama_cpp.llama_cpp._lib,
-        lambda: importlib.import_module("llama_cpp._ggml").libggml,
-        lambda: _ctypes_extensions.load_shared_library("ggml-base", folder),
-    )
-    for library in libraries:
-        try:
-            function = getattr(library(), name)
-        except (AttributeError, ImportError, OSError):
-            continue
-        function.restype, function.argtypes = result, list(arguments)
-        return function
-    raise ValueError(f"this llama-cpp-python does not tell its devices: it lacks {name}")

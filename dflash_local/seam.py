@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from ._api import _core
 from .drafter import LoadedDrafter, address
 from .gguf_header import GGUFHeader
 from .hub import fingerprint
-from .machine_key import machine_key
+from .machine_key import gibibytes, machine_key
 from .pairing import DrafterInfo, VerifierInfo
 from .placement import Placement
+from .rpc import devices_of
 from .token_lists import token_types
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, o
         "machine": machine_key(),
         "threads": [llm.n_threads, llm.n_threads_batch],
         "gpu": [model.n_gpu_layers, model.split_mode, model.main_gpu, list(llm.tensor_split or [])],
-        "drafter_gpu": dataclasses.asdict(placement),
+        "drafter_gpu": dataclasses.asdict(placement) | {"rpc": _servers(placement.rpc)},
         "context": [
             context.n_batch,
             context.n_ubatch,
@@ -165,6 +167,11 @@ def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, o
         ],
         "lora": llm.lora_path,
     }
+
+
+def _servers(rpc: Sequence[str]) -> list[list[int]]:
+    """They are known by their devices' memory: where they are reached may change every time."""
+    return [[gibibytes(device) for device in devices_of(endpoint)] for endpoint in rpc]
 
 
 def grow_arrays(llm: Llama) -> None:

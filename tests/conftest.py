@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
@@ -11,7 +12,10 @@ from typing import Any
 
 import llama_cpp
 import pytest
+from rpc_servers import placed, server
+from waiting import PATIENCE
 
+import dflash_local.rpc
 from dflash_local import hub
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
@@ -97,7 +101,31 @@ def _full_width(options: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _factory() -> Iterator[MakeLlama]:
+@pytest.fixture(scope="session")
+def rpc_server() -> Iterator[str]:
+    """The endpoint of an RPC server on one thread."""
+    if not llama_cpp.llama_supports_rpc():
+        pytest.skip("this llama-cpp-python was built without RPC")
+    with server() as (endpoint, _), ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dflash_local.rpc, "PATIENCE", PATIENCE)
+        # While a model has a connection, the server is not tried out before others load.
+        first = dflash_local.Llama(str(MODELS / "verifier-f32.gguf"), rpc=endpoint, n_threads=1)
+        stack.callback(first.close)
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def placement(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Where the factories put a ``dflash_local.Llama``, see `rpc_servers.PLACEMENTS`.
+
+    At home, unless a test has it as a parameter, its module has a fixture of this name, or the
+    environment names another one for all tests.
+    """
+    name = getattr(request, "param", os.environ.get("DFLASH_TEST_PLACEMENT", "home"))
+    return placed(request, name)
+
+
+def _factory(placement: dict[str, Any]) -> Iterator[MakeLlama]:
     with ExitStack() as stack:
 
         def make(cls: type[Any], model_path: Path | str, **options: Any) -> Any:
@@ -109,6 +137,8 @@ def _factory() -> Iterator[MakeLlama]:
                 "verbose": False,
                 **F32,
             }
+            if issubclass(cls, dflash_local.Llama):
+                defaults |= placement
             llm = cls(str(model_path), **{**defaults, **_full_width(options), **options})
             stack.callback(llm.close)
             return llm
@@ -117,12 +147,12 @@ def _factory() -> Iterator[MakeLlama]:
 
 
 @pytest.fixture
-def make_llama() -> Iterator[MakeLlama]:
+def make_llama(placement: dict[str, Any]) -> Iterator[MakeLlama]:
     """make_llama(cls, model_path, **options): closed after the test."""
-    yield from _factory()
+    yield from _factory(placement)
 
 
 @pytest.fixture(scope="module")
-def make_module_llama() -> Iterator[MakeLlama]:
+def make_module_llama(placement: dict[str, Any]) -> Iterator[MakeLlama]:
     """The same, closed after the module: for models that several tests share."""
-    yield from _factory()
+    yield from _factory(placement)

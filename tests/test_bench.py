@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import operator
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,6 @@ from dflash_local import generation
 from dflash_local.bench import asking
 from dflash_local.bench.asking import ask
 from dflash_local.bench.compare import compare
-from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.margins import find_differences
 from dflash_local.bench.markdown import warnings as doubts
 from dflash_local.bench.memory import LoadLog, resident_bytes
@@ -35,6 +33,7 @@ from dflash_local.bench.report import derive, to_report
 from dflash_local.bench.runner import BenchOptions, Run, _load, check_widths, run_bench
 from dflash_local.bench.suite import Prompt
 from dflash_local.errors import DFlashError
+from dflash_local.other_work import OtherWork
 
 MODELS = Path(__file__).parent / "models"
 VERIFIER, DRAFTER = MODELS / "verifier-f32.gguf", MODELS / "dflash-b8.gguf"
@@ -169,7 +168,7 @@ def test_work_of_other_processes_is_told_in_the_report(run: Run) -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         worker = psutil.Process(process.pid)
         wait_until(lambda: worker.cpu_times().user > 0.3, "it works")
-        with_it = others.share() * (os.cpu_count() or 1)
+        with_it = others.processors()
         process.kill()
     assert with_it > 0.2, "it wanted a whole CPU"
     for share, told in ((0.5, True), (0.0, False)):

@@ -38,5 +38,5 @@ def test_every_folder_of_the_code_is_on_the_page() -> None:
 def test_functions_on_the_page_are_where_it_says() -> None:
     assert "StepResult Session::step(" in (ROOT / "cpp/core/session.cpp").read_text("utf-8")
     generation = (ROOT / "dflash_local/generation.py").read_text("utf-8")
-    assert "def by_step(" in generation
-    assert "def by_row(" in generation
+    assert "class WholeSteps:" in generation
+    assert "class RowSteps:" in generation

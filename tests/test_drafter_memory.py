@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import pickle
 import re
@@ -39,6 +40,12 @@ def params_of(given: Placement) -> tuple[Any, list[Any]]:
     return params, given.apply(params)
 
 
+def devices_in(params: Any) -> list[int]:
+    """The addresses in its list, which ends with none."""
+    devices = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))
+    return list(itertools.takewhile(bool, (devices[i] for i in itertools.count())))
+
+
 def test_the_verifiers_devices_are_the_drafters() -> None:
     default, _ = params_of(Placement())
     assert (default.n_gpu_layers, default.devices) == (0, None)
@@ -55,10 +62,32 @@ def test_devices_that_are_named_get_all_layers_and_the_others_stay_at_hand(
 ) -> None:
     monkeypatch.setattr(placement, "gpus", lambda: {"CUDA0": 16, "CUDA1": 32, "CUDA2": 48})
     params, _kept = params_of(Placement(ALL_LAYERS, devices=("CUDA2", "CUDA1")))
-    devices = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))
-    assert [devices[i] for i in range(4)] == [48, 32, 16, None]
+    assert devices_in(params) == [48, 32, 16]
     assert params.tensor_split[:4] == [1.0, 1.0, 0.0, 0.0]
     assert params.split_mode == llama_cpp.LLAMA_SPLIT_MODE_LAYER
+
+
+def test_beside_servers_a_drafter_goes_to_this_machines_gpus_or_stays_in_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placement, "devices_of", {"a:1": [64, 80], "b:2": [96]}.get)
+    monkeypatch.setattr(placement, "gpus", lambda: {"CUDA0": 16, "Vulkan0": 32})
+    monkeypatch.setattr(placement, "default_gpus", lambda: {"CUDA0": 16})
+    assert placement.verifier_devices(["a:1", "b:2"]) == [64, 80, 96, 16]
+    assert placement.verifier_devices([]) == []
+    servers = ("a:1", "b:2")
+    for chosen, devices, shares in (
+        (Placement(2, rpc=servers), [16, 32, 64, 80, 96], [1.0]),
+        (Placement(2, rpc=servers, devices=("a:1",)), [64, 80, 16, 32, 96], [1.0, 1.0]),
+    ):
+        params, _kept = params_of(chosen)
+        assert params.n_gpu_layers == 2
+        assert devices_in(params) == devices
+        assert params.tensor_split[:5] == shares + [0.0] * (5 - len(shares))
+    monkeypatch.setattr(placement, "gpus", dict)
+    monkeypatch.setattr(placement, "default_gpus", dict)
+    params, _kept = params_of(Placement(ALL_LAYERS, rpc=servers))
+    assert (params.n_gpu_layers, devices_in(params)) == (0, [64, 80, 96])
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(

@@ -17,6 +17,7 @@ import pytest
 from conftest import MakeLlama, check_drafts
 from exactness import ONE_THREAD
 from llama_cpp import LlamaGrammar, LogitsProcessorList, StoppingCriteriaList
+from rpc_servers import placed
 
 from dflash_local import ContextError, Llama
 
@@ -32,6 +33,12 @@ Pair = tuple[llama_cpp.Llama, Llama]
 def load_pair(make: MakeLlama, verifier: Path, drafter: Path | None, **options: Any) -> Pair:
     parent = make(llama_cpp.Llama, verifier, **options)
     return parent, make(Llama, verifier, drafter=drafter, **options)
+
+
+@pytest.fixture(scope="module", params=["home", "verifier"])
+def placement(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """All of these tests run at home, and with the verifier on a server."""
+    return placed(request, request.param)
 
 
 @pytest.fixture(scope="module", params=["plain", "dflash-b8"])

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import MakeLlama, check_drafts
 from exactness import ONE_THREAD
+from rpc_servers import DRAFTERS_AWAY
 
 from dflash_local import DFlashError, Llama
 
@@ -27,7 +28,17 @@ TURN_2 = (
 )
 
 
-@pytest.fixture(params=["plain", "dflash-b8", "dflash2-b8", "dspark-b8"])
+DRAFTERS = ("plain", "dflash-b8", "dflash2-b8", "dspark-b8")
+
+#: Every drafter at home, and some with a model on a server.
+everywhere = pytest.mark.parametrize(
+    ("drafter", "placement"),
+    [*((name, "home") for name in DRAFTERS), *DRAFTERS_AWAY],
+    indirect=True,
+)
+
+
+@pytest.fixture(params=DRAFTERS)
 def drafter(request: pytest.FixtureRequest, tiny_drafters: dict[str, Path]) -> Path | None:
     return tiny_drafters.get(request.param)
 
@@ -49,6 +60,7 @@ def counts(llm: Llama) -> tuple[int, int, int]:
 # ---- save_state and load_state ------------------------------------------------------------
 
 
+@everywhere
 def test_a_restored_chat_keeps_drafting_as_if_never_saved(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
 ) -> None:
@@ -70,6 +82,7 @@ def test_a_restored_chat_keeps_drafting_as_if_never_saved(
             )
 
 
+@everywhere
 def test_going_on_in_the_middle_of_an_answer(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
 ) -> None:
@@ -89,6 +102,7 @@ def test_going_on_in_the_middle_of_an_answer(
         check_drafts(llm)
 
 
+@everywhere
 @pytest.mark.parametrize("by_row", [False, True])
 def test_saving_does_not_disturb_a_running_generator(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, by_row: bool

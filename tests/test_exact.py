@@ -24,12 +24,20 @@ from exactness import (
     tiny_prompts,
     tokenize,
 )
+from rpc_servers import DRAFTERS_AWAY
 
 import dflash_local
 from dflash_local.drafter_file import read_drafter
 
 MakeLlama = Callable[..., Any]
 N_TOKENS = 48
+#: Every drafter at home, and some with a model on a server.
+everywhere = pytest.mark.parametrize(
+    ("llm", "placement"),
+    [*((name, "home") for name in DRAFTERS), *DRAFTERS_AWAY],
+    indirect=True,
+    scope="module",
+)
 
 #: How near the best logit two tokens have to lie for rounding to choose between them: at least
 #: twice what `rounding` finds, with room for other machines (found: F32 2e-5, F16 0.015, BF16 0.11,
@@ -84,6 +92,7 @@ def test_every_drafter_is_tested(tiny_drafters: dict[str, Path]) -> None:
 # ---- the same tokens -----------------------------------------------------------------------
 
 
+@everywhere
 def test_greedy_tokens_equal_plain_decoding_at_every_width(
     llm: dflash_local.Llama, answers: list[Answer]
 ) -> None:
@@ -99,6 +108,7 @@ def test_greedy_tokens_equal_plain_decoding_at_every_width(
             assert_mixed(before, counts(llm))
 
 
+@everywhere
 def test_tokens_taken_row_by_row_equal_plain_decoding(
     llm: dflash_local.Llama, answers: list[Answer]
 ) -> None:
@@ -133,6 +143,7 @@ likes ::= "\", \"likes\": [\"" [a-z]{1,6} "\", \"" [a-z]{1,6} "\"]"
 """
 
 
+@everywhere
 def test_answers_within_a_grammar_equal_those_of_plain_decoding(
     llm: dflash_local.Llama, stock: llama_cpp.Llama
 ) -> None:
@@ -154,6 +165,7 @@ def _constrained(llm: llama_cpp.Llama, tokens: list[int]) -> str:
     return text
 
 
+@everywhere
 def test_chat_turns_that_reuse_their_prefix_equal_plain_ones(
     llm: dflash_local.Llama, stock: llama_cpp.Llama
 ) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import pytest
-from exactness import ONE_THREAD, generated, greedy, random_prompts, tiny_prompts
-from random_hybrid import write_lfm2
-
 from dflash_local import Llama, exact_check, hub
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
+from exactness import ONE_THREAD, generated, greedy, random_prompts, tiny_prompts
+from random_hybrid import write_lfm2
 
 TYPES = {
     "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,

@@ -282,3 +282,12 @@ def test_a_memory_without_snapshots_decodes_plainly_and_says_so(
     with llm:
         assert greedy(llm, PROMPTS[0], 20) == greedy(plain, PROMPTS[0], 20)
         assert llm.stats.total.n_drafted == 0
+
+
+def test_there_is_nothing_to_sample_from_where_the_memory_was_lost(llm: Llama) -> None:
+    """As with llama_cpp before anything was read."""
+    llm.eval([5, 40, 99, 7, 61, 62, 63, 64, 65, 66])
+    llm.n_tokens = 2  # whoever goes back so far leaves such a memory empty
+    with pytest.raises(AssertionError):
+        llm.sample()
+    assert llm.n_tokens == 0

@@ -148,9 +148,10 @@ def test_bench_and_train_and_convert_do_not_import_each_other() -> None:
 
 
 def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None:
-    files = ("errors", "pairing", "gguf_header", "drafter_file", "token_lists", "rope_fields")
+    files = ("errors", "openmp", "pairing", "gguf_header", "drafter_file", "token_lists")
+    shared = ("key_table", "rope_fields")
     rows = ("rows.dialogue", "rows.lines", "rows.parquet", "rows.reader")
-    ours = {f"{PACKAGE}.{name}" for name in (*files, *rows)}
+    ours = {f"{PACKAGE}.{name}" for name in (*files, *shared, *rows)}
     running = {"llama_cpp", f"{PACKAGE}.llama", f"{PACKAGE}.llama_log"}
     running_it = ("drafter_check", "draft_agreement", "layer_inputs")
     names = ("writing.quantize", "verifiers.tokenizer", *(f"checking.{n}" for n in running_it))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest import MakeLlama
 
-from dflash_local import Llama, machine_key
+from dflash_local import Llama, machine_key, other_work
 
 CHILD = "import json; from dflash_local.machine_key import machine_key as m; print(json.dumps(m()))"
 
@@ -72,7 +72,7 @@ def test_what_the_environment_switches_is_in_it(
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not to be set here")
 def test_the_processors_it_may_use_are_in_it() -> None:
     allowed = sorted(os.sched_getaffinity(0))
-    assert machine_key.affinity() == allowed
+    assert other_work.affinity() == allowed
     code = f"import os; os.sched_setaffinity(0, [{allowed[-1]}]); {CHILD}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -85,7 +85,7 @@ def test_where_the_system_tells_no_affinity_there_is_none(monkeypatch: pytest.Mo
         pass
 
     monkeypatch.setattr(psutil, "Process", Process)
-    assert machine_key.affinity() is None
+    assert other_work.affinity() is None
     assert json.loads(key())["affinity"] is None
 
 

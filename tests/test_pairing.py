@@ -279,7 +279,7 @@ WRONG_KEYS: dict[str, tuple[Edit, list[str]]] = {
         set_key("dflash.expert_used_count", 2, UINT32),
         ["expert_used_count: found 2"],
     ),
-    "DeepSeek-V4": (set_key("dflash.hyper_connection_count", 4, UINT32), ["DeepSeek-V4"]),
+    "DeepSeek-V4": (set_key("dflash.hyper_connection.count", 4, UINT32), ["DeepSeek-V4"]),
 }
 
 

@@ -116,13 +116,33 @@ def test_a_row_that_can_mean_anything_is_left_out_alone(name: str, reason: str, 
     assert second == (Dialogue(good) if good else "the name content occurs twice in an object")
 
 
-@pytest.mark.parametrize(
-    ("name", "where"), [("torn.jsonl", "line 2"), ("array-torn.json", "row 2")]
-)
-def test_what_was_torn_off_is_told_and_the_rest_is_read(name: str, where: str) -> None:
-    first, torn = read(name)
+def test_a_line_that_was_torn_off_is_told_and_the_rest_is_read() -> None:
+    first, torn = read("torn.jsonl")
     assert asked(first) == Dialogue(ANNA)
-    assert (torn.where, torn.problem[:7]) == (where, "no JSON")
+    assert (torn.where, torn.problem[:7]) == ("line 2", "no JSON")
+
+
+def test_an_array_that_was_torn_off_is_refused_because_nobody_knows_what_is_missing() -> None:
+    with pytest.raises(DFlashError, match=r"row 2: no JSON .* rows behind it cannot be told"):
+        read("array-torn.json")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a", "prompt": "b"}', '{"prompt": "a"} and more', '{"prompt": "a"']
+)
+def test_a_wrong_first_line_makes_no_other_kind_of_file(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{line}\n{{"prompt": "b"}}\n{{broken\n{{"prompt": "c"}}\n')
+    first, second, third, fourth = read(file)
+    assert first.problem
+    assert third.problem
+    assert [asked(row) for row in (second, fourth)] == [Dialogue(text="b"), Dialogue(text="c")]
+
+
+def test_a_zero_in_plain_text_makes_no_other_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "rows.txt"
+    file.write_bytes(b"a\0b is odd\nJ\xc3\xbcne\n")
+    assert [row.value for row in read(file)] == ["a\0b is odd", "J\u00fcne"]
 
 
 @pytest.mark.parametrize(

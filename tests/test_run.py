@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _load_run() -> ModuleType:
+    sys.path.append(str(ROOT))  # as it finds its other half when it is run
     spec = importlib.util.spec_from_file_location("dflash_local_run", ROOT / "run.py")
     assert spec is not None
     assert spec.loader is not None

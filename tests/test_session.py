@@ -27,6 +27,7 @@ from exactness import (
     tokenize,
 )
 from llama_cpp._internals import LlamaSampler
+from rpc_servers import PLACEMENTS, placed
 from waiting import PATIENCE
 
 import dflash_local
@@ -46,6 +47,12 @@ MakeLlama = Callable[..., Any]
 STORY = (
     "<|im_start|>user\nTell a story of 5 lines about the owl.<|im_end|>\n<|im_start|>assistant\n"
 )
+
+
+@pytest.fixture(scope="module", params=PLACEMENTS)
+def placement(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """All of these tests run with both models at home, and with either or both on a server."""
+    return placed(request, request.param)
 
 
 @pytest.fixture(scope="module")

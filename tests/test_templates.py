@@ -303,6 +303,31 @@ def test_of_several_ends_of_a_generation_the_templates_own_is_taken(
     assert template.answer("well", ended=True)[-1] == expected
 
 
+def test_a_hugging_face_template_is_held_to_the_same(tmp_path: Path) -> None:
+    from tiny_hf import write_tokenizer
+    from transformers import AutoTokenizer
+
+    write_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ours, theirs = (
+        HfTemplate(tokenizer),
+        Template(with_template(tmp_path / "v.gguf", templates.CALLING)),
+    )
+    with pytest.raises(PromptError, match="does not write the calls"):
+        ours.prompt([USER, CALL, RAIN])
+    tokenizer.chat_template = templates.CALLING
+    ours = HfTemplate(tokenizer, thinking=False)
+    quiet = {"enable_thinking": False}
+    asked = [USER, CALL, RAIN]
+    assert ours.prompt(asked, TOOLS) == theirs.prompt(asked, TOOLS, quiet)
+    assert ours.prompt(asked, TOOLS, {"enable_thinking": True}) == theirs.prompt(asked, TOOLS)
+    assert ours.turn([USER, CALL]) == theirs.turn([USER, CALL], None, quiet)
+    assert ours.writes_tools([USER], TOOLS, {})
+    tokenizer.chat_template = templates.DEAF
+    with pytest.raises(PromptError, match="leaves out a turn of the role system"):
+        HfTemplate(tokenizer).prompt([{"role": "system", "content": "Hi"}, USER])
+
+
 def test_prompts_of_a_folder_from_before_are_still_read() -> None:
     from dflash_local.train.workspace import _prompt
 

@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dflash_local import hub
 from dflash_local.bench import machine
 from dflash_local.bench.suite import load_prompts
 from dflash_local.drafter_file import DrafterInfo, read_drafter
+from dflash_local.other_work import OtherWork
+from rich.console import Console
 
 from . import summary
 from .answer import ADAPTIVE, EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant
@@ -86,7 +86,7 @@ def run(job: Job, console: Console) -> Report:
         UnavailableError: stock llama_cpp or ours does not run: nothing is left to compare.
         ModelError: the verifier cannot be had in these weights.
     """
-    report, others = Report(_facts(job)), machine.OtherWork()
+    report, others = Report(_facts(job)), OtherWork()
     began = time.monotonic()
     for index, weights in enumerate(job.weights):
         verifier = verifier_in(weights, job.options.verifier)
@@ -188,7 +188,7 @@ def _notes(job: Job, report: Report) -> list[str]:
     elif "torch" in job.options.peers and job.torch_weights is None:
         report.skipped[TORCH] = f"it needs {' or '.join(_TORCH_WEIGHTS)} among --weights"
     others = report.facts["other_work"]
-    if others > machine.OtherWork.TOO_MUCH:
+    if others > OtherWork.TOO_MUCH:
         notes.append(
             f"the machine was busy: others took {others:.0%} of its CPUs: do not cite this"
         )

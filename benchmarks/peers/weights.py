@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import llama_cpp
-
 from dflash_local import hub
 
 FILE_TYPES = {

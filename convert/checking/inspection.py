@@ -14,6 +14,7 @@ from typing import Any
 from dflash_local.drafter_file import drafter_problems
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.key_table import KEYS
 
 from ..migrating.dialects import Drafter, as_upstream, is_drafter
 from ..reading.gguf_tensors import type_name
@@ -181,7 +182,8 @@ def _heads(drafter: Drafter) -> dict[str, Any]:
     if "markov_w1.weight" not in drafter.tensors:
         kind = "dflash2" if "selector_hidden.weight" in drafter.tensors else "dflash"
         return {"kind": kind, "sample_from_anchor": None, "confidence": None}
-    anchor = drafter.get("dflash.sample_from_anchor", True)  # libllama's default
+    row = KEYS["sample_from_anchor"]
+    anchor = drafter.get(row.key, row.default)
     return {
         "kind": "dspark",
         "sample_from_anchor": bool(anchor),

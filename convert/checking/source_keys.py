@@ -6,26 +6,15 @@ import math
 from typing import Any
 
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.key_table import ARCHITECTURE, FOREIGN_KEYS, KEYS
 
 from ..layouts.drafter import DrafterConfig
-from ..writing.keys import ARCHITECTURE, MASK_TOKEN_KEY, drafter_keys
+from ..writing.keys import MASK_TOKEN_KEY, drafter_keys
 
+_ROWS = (*KEYS.values(), *FOREIGN_KEYS.values())
 # What libllama assumes where a key is absent.
-DEFAULTS: dict[str, Any] = {
-    "attention.causal": False,
-    "attention.value_scale": 1.0,
-    "embedding_scale": 1.0,
-    "final_logit_softcapping": 0.0,
-    "hidden_activation": "silu",
-    "logit_scale": 1.0,
-    "rope.freq_base": 10000.0,
-    "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.factor": 1.0,
-    "rope.scaling.type": "none",
-    "sample_from_anchor": True,
-}
-# Of no consequence for what is drafted.
-IGNORED = frozenset({"context_length", "vocab_size", "has_confidence_head"})
+DEFAULTS = {row.name: row.default for row in _ROWS if row.default is not None}
+IGNORED = frozenset(row.name for row in _ROWS if not row.drafts)
 
 
 def key_problems(config: DrafterConfig, header: GGUFHeader, *, mrope: bool) -> list[str]:

@@ -13,34 +13,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dflash_local.gguf_header import GGUFHeader, TensorInfo
+from dflash_local.key_table import ARCHITECTURE, KEYS
 
 from ..layouts.target_layers import layer_inputs
-from ..writing.keys import ARCHITECTURE, MASK_TOKEN_KEY
+from ..writing.keys import MASK_TOKEN_KEY
 
 FORK_ARCHITECTURE = re.compile(r"(?:[\w.]+-)*dflash-draft")
 PUBLISHED_LAYERS_KEY = "dflash.target_layer_ids"
-TARGET_LAYERS_KEY = "dflash.target_layers"
+TARGET_LAYERS_KEY = KEYS["target_layers"].key
 
-# Keys of upstream's drafters, behind the architecture's name.
-UPSTREAM_KEYS = frozenset(
-    """
-    block_count context_length embedding_length feed_forward_length attention.head_count
-    attention.head_count_kv attention.key_length attention.value_length
-    attention.layer_norm_rms_epsilon attention.causal attention.scale attention.value_scale
-    attention.sliding_window attention.sliding_window_pattern rope.freq_base rope.dimension_count
-    rope.dimension_sections rope.scaling.type rope.scaling.factor rope.scaling.attn_factor
-    rope.scaling.original_context_length rope.scaling.finetuned rope.scaling.yarn_log_multiplier
-    rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast
-    rope.scaling.yarn_beta_slow block_size target_layers conv_kernel_size conv_group_size
-    selector_rank selector_top_k logit_scale final_logit_softcapping embedding_scale
-    hidden_activation sample_from_anchor has_confidence_head
-    """.split()  # noqa: SIM905 - readable as a table
-)
 _RENAMED_KEYS = {
     "mask_token_id": MASK_TOKEN_KEY,
     "target_layer_ids": PUBLISHED_LAYERS_KEY,
-    "logit_softcap": "dflash.final_logit_softcapping",
-    "sliding_window": "dflash.attention.sliding_window",
+    "logit_softcap": KEYS["final_logit_softcapping"].key,
+    "sliding_window": KEYS["attention.sliding_window"].key,
 }
 # Said twice, in other words: nothing is lost without them.
 _REDUNDANT_KEYS = frozenset(
@@ -194,7 +180,7 @@ def _upstream_key(name: str, architecture: str) -> str | None:
     suffix = _suffix(name, architecture)
     if suffix is None:
         return name
-    if suffix in UPSTREAM_KEYS:
+    if suffix in KEYS:
         return f"{ARCHITECTURE}.{suffix}"
     return _RENAMED_KEYS.get(suffix)
 

@@ -6,31 +6,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gguf import GGUFValueType
+
+from dflash_local.key_table import ARCHITECTURE, KEYS, KeyRow
+
 from ..layouts.attention import ATTENTION
 from ..layouts.target_layers import layer_inputs
 from ..reading.fields import FLOAT32_MAX, INT32_MAX
 from ..verifiers.verifier import Verifier
-from ..writing.keys import MASK_TOKEN_KEY, Key, boolean, booleans, f32, integers, string, u32
+from ..writing.keys import MASK_TOKEN_KEY, Key, of_table, u32
 from .dialects import PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, Drafter
 
-CAUSAL_KEY = "dflash.attention.causal"
-WINDOW_KEY = "dflash.attention.sliding_window"
-PATTERN_KEY = "dflash.attention.sliding_window_pattern"
-SECTIONS_KEY = "dflash.rope.dimension_sections"
-
-_FLAGS = frozenset([CAUSAL_KEY, "dflash.sample_from_anchor", "dflash.has_confidence_head"])
-_FLAGS |= {"dflash.rope.scaling.finetuned"}
-_TEXTS = frozenset(["dflash.rope.scaling.type", "dflash.hidden_activation"])
-_LISTS = frozenset([PATTERN_KEY, SECTIONS_KEY, TARGET_LAYERS_KEY])
-_NUMBERS = frozenset(
-    f"dflash.{name}"
-    for name in """
-    attention.layer_norm_rms_epsilon attention.scale attention.value_scale rope.freq_base
-    rope.scaling.factor rope.scaling.attn_factor rope.scaling.yarn_log_multiplier
-    rope.scaling.yarn_ext_factor rope.scaling.yarn_attn_factor rope.scaling.yarn_beta_fast
-    rope.scaling.yarn_beta_slow logit_scale final_logit_softcapping embedding_scale
-    """.split()  # noqa: SIM905 - readable as a table
-)
+CAUSAL_KEY = KEYS["attention.causal"].key
+WINDOW_KEY = KEYS["attention.sliding_window"].key
+PATTERN_KEY = KEYS["attention.sliding_window_pattern"].key
+SECTIONS_KEY = KEYS["rope.dimension_sections"].key
 
 
 @dataclass(frozen=True)
@@ -72,34 +62,48 @@ def drafter_keys(
 
 
 def _typed(name: str, drafter: Drafter, problems: list[str]) -> Key | None:
-    # Forks write F64 for F32 or numbers for flags; libllama refuses a key of another type.
+    row = KEYS[name.removeprefix(f"{ARCHITECTURE}.")]
     value = drafter.get(name)
-    make, good = _maker(name, value)
-    if not good:
+    try:
+        return of_table(row.name, _converted(value, row))
+    except ValueError:
         found = f"{value!r:.60}"
         problems.append(f"key {drafter.keys[name]}: found {found}, which is no value for it")
         return None
-    return make(name, value)
 
 
-def _maker(name: str, value: Any) -> tuple[Callable[[str, Any], Key], bool]:
+def _converted(value: Any, row: KeyRow) -> Any:
+    """The value in the type of the row: forks write F64 for F32, or numbers for flags, and libllama
+    refuses a key of another type.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    can_be, made = _TYPES[row.item or row.type]
+    items = [value] if row.item is None else value
+    if not isinstance(items, list) or not all(map(can_be, items)):
+        raise ValueError
+    found = [made(item) for item in items]
+    return found[0] if row.item is None else found
+
+
+def _is_number(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in _FLAGS:
-        return (lambda key, flag: boolean(key, bool(flag))), value in (0, 1)
-    if name in _TEXTS:
-        return string, isinstance(value, str)
-    if name == PATTERN_KEY:
-        flags = isinstance(value, list) and all(item in (0, 1) for item in value)
-        return (lambda key, items: booleans(key, [bool(item) for item in items])), flags
-    if name in _LISTS:
-        return integers, isinstance(value, list) and _all_int32(value)
-    if name in _NUMBERS:
-        return (lambda key, item: f32(key, float(item))), number and abs(value) <= FLOAT32_MAX
-    return u32, type(value) is int and 0 <= value < 2**32
+    return number and abs(value) <= FLOAT32_MAX
 
 
-def _all_int32(values: Iterable[Any]) -> bool:
-    return all(type(value) is int and abs(value) <= INT32_MAX for value in values)
+def _is_int32(value: Any) -> bool:
+    return type(value) is int and abs(value) <= INT32_MAX
+
+
+#: What can be a value of a type, and how it is made one.
+_TYPES: dict[GGUFValueType, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
+    GGUFValueType.BOOL: (lambda value: value in (0, 1), bool),
+    GGUFValueType.STRING: (lambda value: isinstance(value, str), str),
+    GGUFValueType.INT32: (_is_int32, int),
+    GGUFValueType.FLOAT32: (_is_number, float),
+    GGUFValueType.UINT32: (lambda value: type(value) is int and 0 <= value < 2**32, int),
+}
 
 
 def _causal(
@@ -108,13 +112,13 @@ def _causal(
     stated = drafter.get(CAUSAL_KEY)
     if choices.attention is not None:
         if choices.attention in ATTENTION:
-            return [boolean(CAUSAL_KEY, ATTENTION[choices.attention])]
+            return [of_table("attention.causal", ATTENTION[choices.attention])]
         expected = ", ".join(ATTENTION)
         problems.append(f"attention: found {choices.attention!r}, expected one of {expected}")
     elif stated in (1, True) or (drafter.is_upstream and stated is not None):
-        return [boolean(CAUSAL_KEY, bool(stated))]
+        return [of_table("attention.causal", bool(stated))]
     elif not drafter.is_upstream and sliding and all(sliding):
-        return [boolean(CAUSAL_KEY, True)]
+        return [of_table("attention.causal", True)]
     elif not drafter.is_upstream and any(sliding):
         layers = [layer for layer, flag in enumerate(sliding) if flag]
         problems.append(
@@ -145,7 +149,7 @@ def _sections(drafter: Drafter, verifier: Verifier | None) -> list[Key]:
     n_embd = drafter.integer("dflash.embedding_length") or 0
     n_head = drafter.integer("dflash.attention.head_count") or 1
     head_dim = drafter.integer("dflash.attention.key_length") or n_embd // n_head
-    return [integers(SECTIONS_KEY, [head_dim // 2, 0, 0, 0])]
+    return [of_table("rope.dimension_sections", [head_dim // 2, 0, 0, 0])]
 
 
 def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> list[Key]:
@@ -161,10 +165,10 @@ def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> l
     if layers is None:
         problems.append(_open_layers(drafter))
         return []
-    if not _all_int32(layers):
+    if not all(map(_is_int32, layers)):
         problems.append(f"target layers {list(layers)!r:.60}: expected numbers of layers")
         return []
-    return [integers(TARGET_LAYERS_KEY, list(layers))]
+    return [of_table("target_layers", list(layers))]
 
 
 def _open_layers(drafter: Drafter) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+from dflash_local.key_table import ARCHITECTURE
+
 from ..checking.inspection import DrafterFile, inspect
-from ..writing.keys import ARCHITECTURE
 from .output import PROGRAM, megabytes, print_json, print_table, run
 
 KINDS = {

@@ -13,11 +13,12 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from dflash_local.drafter_file import drafter_problems
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.key_table import ARCHITECTURE
 
 from ..reading.fields import raise_problems
 from ..reading.safetensors_file import Array
 from .encode import encode, stored_bytes
-from .keys import ARCHITECTURE, Key
+from .keys import Key
 
 Progress = Callable[[int, int], None]
 

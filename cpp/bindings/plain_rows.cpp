@@ -62,11 +62,11 @@ std::optional<std::vector<int32_t>> equal_widths(const PlainRows& plain, LlamaVe
 }  // namespace
 
 void register_plain_rows(py::module_& module) {
-  module.def("plain_rows", &plain_rows, py::arg("verifier"), py::kw_only(), py::arg("n_read"),
-             py::arg("widest"), py::arg("repeats") = false, py::arg("seconds"));
   py::class_<PlainRows>(module, "PlainRows")
       .def("equal_widths", &equal_widths, py::arg("verifier"), py::arg("widths"), py::kw_only(),
            py::arg("seconds"));
+  module.def("plain_rows", &plain_rows, py::arg("verifier"), py::kw_only(), py::arg("n_read"),
+             py::arg("widest"), py::arg("repeats") = false, py::arg("seconds"));
 }
 
 }  // namespace dflash::bindings

@@ -16,8 +16,19 @@ from .record import Step
 Asked = tuple[list[int], list[float], list[Step], dict[str, float]]
 
 
-def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: float) -> Asked:
-    """One answer through ``llm.generate``, as users get it."""
+def ask(
+    llm: llama_cpp.Llama,
+    tokens: list[int],
+    max_tokens: int,
+    temperature: float,
+    *,
+    past_end: bool = False,
+) -> Asked:
+    """One answer through ``llm.generate``, as users get it.
+
+    Args:
+        past_end: goes on to ``max_tokens`` where the verifier would end the answer.
+    """
     said: list[int] = []
     times: list[float] = []
     counted = _Counted(llm.session) if isinstance(llm, Llama) else None
@@ -28,7 +39,7 @@ def ask(llm: llama_cpp.Llama, tokens: list[int], max_tokens: int, temperature: f
             said.append(token)
             if counted is not None:
                 counted.look()
-            if len(said) == max_tokens or is_end(llm, token):
+            if len(said) == max_tokens or (is_end(llm, token) and not past_end):
                 break
     if counted is None:
         return said, times, [], {}

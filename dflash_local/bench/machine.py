@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,34 +41,6 @@ def versions() -> dict[str, str]:
 def name() -> str:
     """Of the machine's kind, fit for a file: processor and logical CPUs, no name of a host."""
     return f"{slug(_cpu_name())}-{os.cpu_count()}cpu"
-
-
-class OtherWork:
-    """How busy others kept the machine since this was made: what makes times doubtful.
-
-    Work of this process and of its children that have ended is its own.
-    """
-
-    #: Of all CPUs; above it a report warns.
-    TOO_MUCH = 0.05
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._others = _others_seconds()
-
-    def share(self) -> float:
-        """Of the time of all CPUs, 0 to 1; what a host took from a virtual machine included."""
-        seconds = (time.monotonic() - self._start) * (os.cpu_count() or 1)
-        return min(1.0, max(0.0, (_others_seconds() - self._others) / seconds))
-
-
-def _others_seconds() -> float:
-    """CPU seconds since the machine started that were not this process's."""
-    times = psutil.cpu_times()._asdict()
-    # Linux counts a guest's time in user and in guest.
-    idle = ("idle", "iowait", "guest", "guest_nice")
-    busy = sum(seconds for name, seconds in times.items() if name not in idle)
-    return float(busy - sum(psutil.Process().cpu_times()[:4]))
 
 
 def slug(text: str) -> str:

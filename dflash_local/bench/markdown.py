@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..other_work import OtherWork
 from . import tables
 from .adaptive import headline
-from .machine import OtherWork
 from .measures import disagree
 from .memory import Memory
 from .record import ADAPTIVE
@@ -15,6 +15,8 @@ from .report import Report, Results
 from .tables import Table
 
 _MIB = 1 << 20
+#: Titles.
+CALLS, PLACES = "The call that people make", "By place in the answer"
 
 
 def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) -> str:
@@ -33,6 +35,8 @@ def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) 
         "Share of blocks in which at least so many drafts were accepted.",
         _section("Latency", tables.latency_table(results.overall)),
         "The tokens of one step come together: p50 may be near 0, p95 is then a whole step.",
+        *_calls(results),
+        *_places(results),
         _section("Quality", tables.quality_table(results.overall)),
         _quality_note(report),
         _section("Cost account", tables.cost_table(results.costs), "costs.png"),
@@ -135,6 +139,27 @@ def _adaptive(results: Results) -> list[str]:
         "Over plain decoding, of the median answer and in total, least by prompt (medians over the "
         "rounds), and over the fixed width that was fastest in the same answers. Adaptive widths "
         "have a model of their own and learn from its steps alone.",
+    ]
+
+
+def _calls(results: Results) -> list[str]:
+    if not results.calls:
+        return []
+    return [
+        _section(CALLS, tables.call_table(results.calls)),
+        "The same answers through `create_chat_completion`, streamed, right after those of "
+        "`generate`: text, stop strings and chunks are the difference.",
+    ]
+
+
+def _places(results: Results) -> list[str]:
+    if not results.places:
+        return []
+    return [
+        _section(PLACES, tables.place_table(results.places)),
+        "Speed-up over plain decoding at those tokens of the answer, by so many pairs; answers "
+        "count where they are long enough. `--long-answers` adds some of 1,500 tokens, which are "
+        "sampled and go on past their end.",
     ]
 
 

@@ -11,6 +11,8 @@ PARTS = ("draft", "verify", "sample", "inject")
 #: ``Answer.mode`` of stock ``llama_cpp.Llama``, and of widths decided step by step; a fixed width's
 #: mode is its number.
 PLAIN, ADAPTIVE = "plain", "adaptive"
+#: ``Answer.call``; the last one does not stop where the verifier would.
+GENERATE, CHAT, PAST_END = "generate", "create_chat_completion", "generate past the end"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Answer:
             Empty for plain decoding.
         seconds_prompt: of ``times[0]``, by part: "prefill" (verifier) and "inject" (drafter).
             Empty for plain decoding.
+        call: the method that was asked; of ``CHAT`` only tokens and times are known, and a time is
+            when the caller was done with the token.
         correct: whether the answer passed the prompt's check; None where there is no check.
         ended: the verifier ended it; else it was cut.
     """
@@ -60,6 +64,7 @@ class Answer:
     seconds_prompt: Mapping[str, float] = field(default_factory=dict)
     correct: bool | None = None
     ended: bool = False
+    call: str = GENERATE
 
     @property
     def n_tokens(self) -> int:

@@ -14,11 +14,14 @@ import numpy as np
 
 from dflash_local.errors import DFlashError
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.placement import offloaded_layers
 
 from . import machine
 from .adaptive import Adaptive, judge
+from .calls import CallCost, call_costs
 from .costs import CostAccount, account
 from .measures import throughput
+from .places import AtPlace, by_place
 from .record import Answer, answer_to_dict
 from .runner import BenchOptions, Run
 from .suite import Prompt, categories
@@ -38,6 +41,8 @@ class Results:
         overall: one a mode, plain first.
         by_category: the same, for each category.
         adaptive: over all categories, then by category; empty where adaptive widths were not run.
+        calls: ``create_chat_completion`` beside ``generate``; empty where no prompt is a chat.
+        places: the speed by place in the answer, as far as answers are long enough.
         other_work: share of the machine's CPUs that others took during the run.
     """
 
@@ -48,6 +53,8 @@ class Results:
     by_category: dict[str, list[Summary]]
     costs: CostAccount
     adaptive: list[Adaptive]
+    calls: list[CallCost]
+    places: list[AtPlace]
     other_work: float | None = None
 
 
@@ -68,6 +75,8 @@ def derive(
         by_category=by_category,
         costs=account(run.staircase, overall, _model(options.verifier)["weights"], accepted),
         adaptive=[found for found in judged if found is not None],
+        calls=call_costs(run.answers, run.chats, run.main_modes),
+        places=by_place([*run.answers, *run.chats, *run.long], run.modes),
         other_work=other_work,
     )
 
@@ -89,6 +98,8 @@ def to_report(results: Results) -> Report:
         "memory": asdict(run.memory),
         "summaries": [asdict(s) for s in [*results.overall, *_flat(results.by_category)]],
         "adaptive": [asdict(found) for found in results.adaptive],
+        "calls": [asdict(cost) for cost in results.calls],
+        "places": [asdict(at) for at in results.places],
         "learned": run.learned,
         "exact_widths": run.exact_widths,
         "costs": _costs(results.costs),
@@ -102,7 +113,8 @@ def write_report(results: Results, folder: Path) -> Report:
     report = to_report(results)
     text = json.dumps(report, indent=1, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    lines = (json.dumps(answer_to_dict(a)) + "\n" for a in results.run.answers)
+    run = results.run
+    lines = (json.dumps(answer_to_dict(a)) + "\n" for a in run.answers + run.chats + run.long)
     (folder / "records.jsonl").write_text("".join(lines), encoding="utf-8")
     return report
 
@@ -196,7 +208,8 @@ def _options(results: Results) -> dict[str, Any]:
     options, run = results.options, results.run
     return {
         "threads": options.threads,
-        "gpu_layers": options.gpu_layers,
+        "gpu_layers": offloaded_layers(options.gpu_layers, options.rpc),
+        "rpc": list(options.rpc),
         "n_ctx": run.n_ctx,
         "kv": "f32" if options.kv_f32 else "f16",
         "exact": options.exact,

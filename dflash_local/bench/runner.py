@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,20 @@ from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
 from dflash_local.gguf_header import GGUFHeader
-from dflash_local.parent import template_errors
+from dflash_local.parent import construct, template_errors
+from dflash_local.placement import offloaded_layers, verifier_devices
 from dflash_local.rendering import chat_template
+from dflash_local.rpc import relayed
 
 from .asking import Asked, ask, is_end
+from .calls import ask_chat
 from .margins import find_differences
 from .memory import LoadLog, Memory, resident_bytes
-from .record import ADAPTIVE, PLAIN, Answer, Difference
+from .places import LONG
+from .record import ADAPTIVE, CHAT, PAST_END, PLAIN, Answer, Difference
 from .rendering import render
 from .staircase import Staircase, measure_staircase
-from .suite import Prompt
+from .suite import Prompt, from_all_categories
 from .tables import mode_name
 
 #: (answers done, answers in all, what is being done)
@@ -33,6 +37,9 @@ Progress = Callable[[int, int, str], None]
 
 DEFAULT_N_CTX = 4096
 _WARM_UP_TOKENS = 8
+_CALLED = 5  # prompts that are asked through create_chat_completion as well
+# Greedy answers that go on past their end repeat themselves, and copies draft those for nothing.
+_LONG_TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,12 @@ class BenchOptions:
     temperature: float = 0.0
     repeat: int = 2
     n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
-    gpu_layers: int = 0
+    gpu_layers: int | None = None  # None: 0, or all of them with rpc
+    rpc: tuple[str, ...] = ()
     seed: int = 1
     kv_f32: bool = False
     exact: bool = False  # flash attention, and adaptive widths are exact
+    long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
 
 
 @dataclass
@@ -65,6 +74,8 @@ class Run:
         widths: that were run; None: adaptive ones.
         max_width: that the drafter gives at most.
         answers: plain ones and those of every width.
+        chats: of a few of the prompts through ``create_chat_completion``.
+        long: of a few of the prompts, ``LONG`` tokens each.
         learned: what adaptive widths knew in the end, see ``Session.learned``.
         exact_widths: those that adaptive widths found to be exact in all of the context; None
             without adaptive widths, which ask for them.
@@ -75,6 +86,8 @@ class Run:
     max_width: int
     n_ctx: int
     answers: list[Answer] = field(default_factory=list)
+    chats: list[Answer] = field(default_factory=list)
+    long: list[Answer] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     staircase: Staircase | None = None
     learned: dict[str, list[float]] | None = None
@@ -85,6 +98,11 @@ class Run:
     def modes(self) -> list[str]:
         """Plain first, then the widths."""
         return [PLAIN, *(ADAPTIVE if width is None else str(width) for width in self.widths)]
+
+    @property
+    def main_modes(self) -> list[str]:
+        """The two that everything is measured of: plain, and adaptive or the widest."""
+        return [PLAIN, self.modes[-1]]
 
 
 def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progress) -> Run:
@@ -99,6 +117,7 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
     n_ctx = options.n_ctx or min(DEFAULT_N_CTX, _trained_context(options.verifier))
     run = Run(widths, max_width, n_ctx)
     with ExitStack() as stack:
+        options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
         bench = _Bench(options, run, _load(options, run, stack))
         bench.measure(prompts, progress)
     return run
@@ -137,7 +156,7 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     memory.drafter = options.drafter.stat().st_size
     memory.resident["before"] = resident_bytes()
     with LoadLog() as log, template_errors(options.verifier):
-        plain = llama_cpp.Llama(str(options.verifier), **settings)
+        plain = _stock(options, settings)
     stack.enter_context(closing(plain))
     memory.devices = log.devices
     if log.contexts:
@@ -154,12 +173,25 @@ def _load(options: BenchOptions, run: Run, stack: ExitStack) -> dict[str, llama_
     return models
 
 
+def _stock(options: BenchOptions, settings: dict[str, Any]) -> llama_cpp.Llama:
+    """Stock ``llama_cpp.Llama``; on the servers as well, which its own arguments cannot name."""
+    if not options.rpc:
+        return llama_cpp.Llama(str(options.verifier), **settings)
+    llm = llama_cpp.Llama.__new__(llama_cpp.Llama)
+    construct(llm, str(options.verifier), verifier_devices(options.rpc), **settings)
+    return llm
+
+
 def _ours(
     options: BenchOptions, settings: dict[str, Any], stack: ExitStack, width: int | None
 ) -> Llama:
-    exact = True if options.exact and width is None else None
     llm = Llama(
-        str(options.verifier), drafter=str(options.drafter), width=width, exact=exact, **settings
+        str(options.verifier),
+        drafter=str(options.drafter),
+        width=width,
+        exact=True if options.exact and width is None else None,
+        rpc=options.rpc,
+        **settings,
     )
     stack.enter_context(closing(llm))
     if llm.session is None or llm.session.drafter is None:
@@ -175,7 +207,7 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
         "n_ctx": n_ctx,
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
-        "n_gpu_layers": options.gpu_layers,
+        "n_gpu_layers": offloaded_layers(options.gpu_layers, options.rpc),
         "verbose": False,
     }
     if options.exact:
@@ -209,6 +241,12 @@ def _rendered(llm: llama_cpp.Llama, prompts: Sequence[Prompt]) -> dict[str, list
     return rendered
 
 
+def _callable(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """A few of those that ``create_chat_completion`` takes as they are."""
+    chats = [p for p in prompts if p.messages and not p.tools and not p.settings]
+    return from_all_categories(chats, _CALLED)
+
+
 class _Bench:
     def __init__(self, options: BenchOptions, run: Run, models: dict[str, llama_cpp.Llama]) -> None:
         self._options = options
@@ -219,6 +257,7 @@ class _Bench:
 
     def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
         rendered = self._render(prompts)
+        called = [prompt.id for prompt in _callable(prompts)]
         total = self._options.repeat * len(prompts) * len(self._run.modes)
         progress(0, total, "warming up")
         for mode in self._run.modes:
@@ -226,6 +265,9 @@ class _Bench:
         for done, (number, prompt, mode) in enumerate(self._order(prompts)):
             progress(done, total, f"{prompt.id}, {mode_name(mode)}")
             self._run.answers.append(self._answer(number, prompt, mode, rendered[prompt.id]))
+            if prompt.id in called and mode in self._run.main_modes:
+                self._run.chats.append(self._chat(self._run.answers[-1], prompt))
+        self._answer_at_length(prompts, rendered, progress)
         progress(total, total, "costs by width")
         if ADAPTIVE in self._models:
             self._run.learned = self._models[ADAPTIVE].session.learned()
@@ -245,14 +287,15 @@ class _Bench:
 
     def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
         rendered = _rendered(self._plain, prompts)
-        room = self._run.n_ctx - self._options.max_tokens
+        longest = max(self._options.max_tokens, LONG if self._options.long_answers else 0)
+        room = self._run.n_ctx - longest
         long = [
             f"{name} ({len(tokens)})" for name, tokens in rendered.items() if len(tokens) > room
         ]
         if long:
             raise ContextError(
                 f"a context of {self._run.n_ctx} tokens leaves {room} for the prompt; longer are: "
-                f"{', '.join(long)}. Raise --n-ctx or lower --max-tokens"
+                f"{', '.join(long)}. Raise --n-ctx, or lower --max-tokens or --long-answers"
             )
         return rendered
 
@@ -268,14 +311,42 @@ class _Bench:
     def _answer(self, number: int, prompt: Prompt, mode: str, tokens: list[int]) -> Answer:
         # One seed for all modes: above temperature 0 they draw alike.
         seed = self._options.seed + number
-        said, times, steps, seconds = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
+        asked = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
+        return self._record(number, prompt, mode, len(tokens), asked)
+
+    def _chat(self, answer: Answer, prompt: Prompt) -> Answer:
+        """The same answer through ``create_chat_completion``, right after it."""
+        options = self._options
+        seed = options.seed + answer.round
+        llm = self._prepared(answer.mode)
+        said, times = ask_chat(llm, prompt, options.max_tokens, options.temperature, seed)
+        return replace(answer, tokens=said, times=times, steps=[], seconds_prompt={}, call=CHAT)
+
+    def _answer_at_length(
+        self, prompts: Sequence[Prompt], rendered: dict[str, list[int]], progress: Progress
+    ) -> None:
+        chosen = from_all_categories(prompts, self._options.long_answers)
+        todo = [(prompt, mode) for prompt in chosen for mode in self._run.main_modes]
+        temperature = self._options.temperature or _LONG_TEMPERATURE
+        for done, (prompt, mode) in enumerate(todo):
+            progress(done, len(todo), f"{prompt.id} at length, {mode_name(mode)}")
+            llm, tokens = self._prepared(mode), rendered[prompt.id]
+            llm.set_seed(self._options.seed)
+            asked = ask(llm, tokens, LONG, temperature, past_end=True)
+            answer = self._record(0, prompt, mode, len(tokens), asked)
+            self._run.long.append(replace(answer, call=PAST_END))
+
+    def _record(
+        self, number: int, prompt: Prompt, mode: str, n_prompt: int, asked: Asked
+    ) -> Answer:
+        said, times, steps, seconds = asked
         text = self._reader.detokenize(said).decode("utf-8", "replace")
         return Answer(
             prompt=prompt.id,
             category=prompt.category,
             mode=mode,
             round=number,
-            n_prompt=len(tokens),
+            n_prompt=n_prompt,
             tokens=said,
             times=times,
             steps=steps,
@@ -285,13 +356,16 @@ class _Bench:
         )
 
     def _ask(self, mode: str, tokens: list[int], max_tokens: int, *, seed: int) -> Asked:
-        temperature = self._options.temperature
+        llm = self._prepared(mode)
+        llm.set_seed(seed)
+        return ask(llm, tokens, max_tokens, self._options.temperature)
+
+    def _prepared(self, mode: str) -> llama_cpp.Llama:
         llm = self._models[mode]
         if mode not in (PLAIN, ADAPTIVE):
             llm.width = int(mode)
         llm.reset()  # every answer reads its whole prompt
-        llm.set_seed(seed)
-        return ask(llm, tokens, max_tokens, temperature)
+        return llm
 
     def _context(self, rendered: dict[str, list[int]]) -> list[int]:
         """A text of the mean length that the run's tokens were generated at."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,16 @@ def first_of_each(prompts: Sequence[Prompt], per_category: int) -> list[Prompt]:
         if seen[prompt.category] <= per_category:
             chosen.append(prompt)
     return chosen
+
+
+def from_all_categories(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """``n`` prompts at most: the first of each category, then the second ones."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for prompt in prompts:
+        ranked.append((seen[prompt.category], prompt))
+        seen[prompt.category] += 1
+    return [prompt for _, prompt in sorted(ranked, key=lambda known: known[0])[:n]]
 
 
 def categories(prompts: Sequence[Prompt]) -> list[str]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from dflash_local.widths import shares_text
 
 from .adaptive import Adaptive
+from .calls import CallCost
 from .costs import CostAccount
 from .measures import Spread
-from .record import ADAPTIVE, PLAIN
+from .places import AtPlace, Place
+from .record import ADAPTIVE, CHAT, GENERATE, PLAIN
 from .summary import Summary
 
 NONE = "-"
@@ -128,6 +130,40 @@ def adaptive_table(found: Sequence[Adaptive]) -> Table:
     head = ["category", "speed-up", "total speed-up", "least prompt", "best fixed width"]
     head += ["over that", "over that, in total"]
     return Table([*head, "steps by drafts verified", "steps that drafted in vain"], rows)
+
+
+def call_table(found: Sequence[CallCost]) -> Table:
+    """``create_chat_completion`` beside ``generate``."""
+    rows = [
+        [
+            mode_name(cost.mode),
+            *(spread_text(_scaled(of, 1e3), 2) for of in (cost.generate, cost.chat)),
+            spread_text(_scaled(cost.difference, 1e3), 2),
+            "1" if cost.mode == PLAIN else spread_text(cost.speed_up, 2),
+        ]
+        for cost in found
+    ]
+    head = ["ms a token", GENERATE, CHAT, "difference", "speed-up of the call"]
+    return Table(head, rows)
+
+
+def place_table(found: Sequence[AtPlace]) -> Table:
+    """The speed-up by place in the answer; plain decoding's tokens a second."""
+    places = list(dict.fromkeys((at.first, at.end) for at in found))
+    known = {(at.call, at.mode, at.first, at.end): at for at in found}
+    rows = []
+    for call, mode in dict.fromkeys((at.call, at.mode) for at in found):
+        ats = (known.get((call, mode, *place)) for place in places)
+        rows.append([call, mode_name(mode), *map(_at_text, ats)])
+    return Table(["", "", *(str(Place(*place)) for place in places)], rows)
+
+
+def _at_text(at: AtPlace | None) -> str:
+    if at is None:
+        return NONE
+    if at.speed_up is None:
+        return f"{at.tokens_per_second.median:.1f} tokens/s"
+    return f"{spread_text(at.speed_up, 2)} ({at.speed_up.n})"
 
 
 def cost_table(costs: CostAccount) -> Table:

@@ -10,6 +10,7 @@ COMMANDS = {
     "chat": ("dflash_local.cli.chat", "talk to a model, drafting with DFlash"),
     "bench": ("dflash_local.cli.bench", "measure a pair: acceptance, speed, latency, quality"),
     "train": ("dflash_local.cli.train", "train a drafter for your own model and prompts"),
+    "rpc-server": ("dflash_local.cli.rpc_server", "offer this machine to models on another"),
 }
 
 

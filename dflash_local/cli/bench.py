@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from dflash_local import hub
 from dflash_local.bench import markdown, tables
 from dflash_local.bench.compare import describe
-from dflash_local.bench.machine import OtherWork
 from dflash_local.bench.pictures import draw_pictures
 from dflash_local.bench.report import Report, Results, derive, read_report, write_report
 from dflash_local.bench.results_csv import write_csv
 from dflash_local.bench.runner import BenchOptions, Progress, run_bench
 from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
+from dflash_local.busy import BusyWatch
 from dflash_local.cli.bench_options import Arguments, parse
 from dflash_local.errors import DFlashError
+from dflash_local.other_work import OtherWork
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ def _bench(arguments: Arguments) -> int:
     options = _options(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     others = OtherWork()
-    with _progress() as progress:
+    with _progress() as progress, BusyWatch(options.threads):
         run = run_bench(options, prompts, progress)
     results = derive(options, run, prompts, others.share())
     report = write_report(results, arguments.out)
@@ -82,8 +83,10 @@ def _options(arguments: Arguments) -> BenchOptions:
         repeat=arguments.repeat,
         n_ctx=arguments.n_ctx,
         gpu_layers=arguments.gpu_layers,
+        rpc=arguments.rpc,
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
+        long_answers=arguments.long_answers,
         exact=arguments.exact,
     )
 
@@ -138,6 +141,7 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
         ),
         **_adaptive(results),
         "Latency": tables.latency_table(results.overall),
+        **_calls(results),
         "Quality": tables.quality_table(results.overall),
         "Cost account": tables.cost_table(results.costs),
     }
@@ -150,6 +154,15 @@ def _show(console: Console, results: Results, report: Report, compared: list[str
         print(line.replace("**", ""))
     for line in markdown.verdicts(results):
         print(line)
+
+
+def _calls(results: Results) -> dict[str, tables.Table]:
+    shown = {}
+    if results.calls:
+        shown[markdown.CALLS] = tables.call_table(results.calls)
+    if results.places:
+        shown[markdown.PLACES] = tables.place_table(results.places)
+    return shown
 
 
 def _adaptive(results: Results) -> dict[str, tables.Table]:

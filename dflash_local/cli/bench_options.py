@@ -6,10 +6,12 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dflash_local.bench.places import LONG
 from dflash_local.bench.record import ADAPTIVE
 from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
 
 
@@ -29,9 +31,11 @@ class Arguments:
     repeat: int = BenchOptions.repeat
     n_ctx: int | None = None
     threads: int = field(default_factory=physical_cores)
-    gpu_layers: int = BenchOptions.gpu_layers
+    gpu_layers: int | None = BenchOptions.gpu_layers
+    rpc: tuple[str, ...] = ()
     seed: int = BenchOptions.seed
     kv_f32: bool = False
+    long_answers: int = BenchOptions.long_answers
     exact: bool = False
     compare: Path | None = None
     csv: Path | None = None
@@ -74,6 +78,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     add("--widths", type=_widths, metavar=f"0,2,{ADAPTIVE}", help=widths)
     rounds = f"rounds over all prompts (default {Arguments.repeat}; one tells nothing of the noise)"
     add("--repeat", type=positive, metavar="N", help=rounds)
+    at_length = f"N prompts are answered at length as well, {LONG:,} tokens each (default none)"
+    add("--long-answers", type=natural, metavar="N", help=at_length)
 
 
 def _add_how(group: argparse._ArgumentGroup) -> None:
@@ -85,8 +91,9 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
     add("--n-ctx", type=positive, metavar="N", help=context)
     add("--threads", type=positive, metavar="N", help="CPU threads (default: the physical cores)")
-    layers = f"layers on the GPU, -1 for all (default {Arguments.gpu_layers})"
+    layers = "the verifier's layers on devices, -1 for all (default 0; with --rpc all)"
     add("--gpu-layers", type=int, metavar="N", help=layers)
+    add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
     exact = "flash attention, and adaptive widths only verify what is exact (docs/exact.md)"
     add("--exact", action="store_true", help=exact)

@@ -7,8 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dflash_local import Llama
+from dflash_local.busy import BusyWatch
 from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
@@ -25,6 +27,7 @@ from dflash_local.cli.report import (
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
 from dflash_local.rendering import chat_template
+from dflash_local.rpc import relayed
 
 HELP = (
     "/stats  what the drafts brought so far, and what the widths are chosen by\n"
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> int:
         if text is not None and not text.strip():
             screen.notice("dflash-local chat: nothing to answer, standard input is empty (see -p)")
             return 0
-        with _warnings_as_notices(screen):
+        with _warnings_as_notices(screen), BusyWatch(options.threads):
             return _chat(options, text, screen)
     except KeyboardInterrupt:
         return 0 if text is None else INTERRUPTED
@@ -59,14 +62,16 @@ def main(argv: list[str]) -> int:
 
 
 def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
-    with interrupts.held():
-        verifier, drafter = find_pair(options)
-        if drafter is None and not options.plain:
-            screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
-        if text is None:
-            screen.dim(f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}")
-        llm = load(options, (verifier, drafter))
-    with contextlib.closing(llm):
+    with contextlib.ExitStack() as stack:
+        with interrupts.held():
+            verifier, drafter = find_pair(options)
+            if drafter is None and not options.plain:
+                screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
+            if text is None:
+                names = f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}"
+                screen.dim(names)
+            options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
+            llm = stack.enter_context(contextlib.closing(load(options, (verifier, drafter))))
         if chat_template(llm) is None:
             screen.notice(
                 f"{verifier.name} has no chat template: asked as Llama 2 would be, [INST]"

@@ -7,6 +7,7 @@ from pathlib import Path
 from dflash_local import Llama, hub
 from dflash_local.cli.options import DEFAULT_N_CTX, ChatOptions
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.placement import offloaded_layers
 
 Pair = tuple[Path, "Path | None"]
 
@@ -42,7 +43,8 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         n_ctx=options.n_ctx or min(DEFAULT_N_CTX, _trained_context(verifier)),
         n_threads=options.threads,
         n_threads_batch=options.threads,
-        n_gpu_layers=options.gpu_layers,
+        n_gpu_layers=offloaded_layers(options.gpu_layers, options.rpc),
+        rpc=options.rpc,
     )
 
 

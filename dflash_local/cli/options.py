@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dflash_local.cli.cores import physical_cores
+from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
 from dflash_local.llama import SAMPLING
 
@@ -25,7 +26,8 @@ class ChatOptions:
     exact: bool = False
     n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
     threads: int = field(default_factory=physical_cores)
-    gpu_layers: int = 0
+    gpu_layers: int | None = None  # None: 0, or all of them with --rpc
+    rpc: tuple[str, ...] = ()
     prompt: str | None = None
     system: str | None = None
     # Greedy accepts most: a draft is kept where it equals the verifier's choice, and the drafter
@@ -77,8 +79,9 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add("--n-ctx", type=positive, metavar="N", help=context)
     threads = "CPU threads (default: the physical cores)"
     add("--threads", type=positive, metavar="N", help=threads)
-    layers = f"layers on the GPU, -1 for all (default {ChatOptions.gpu_layers})"
+    layers = "the verifier's layers on devices, -1 for all (default 0; with --rpc all)"
     add("--gpu-layers", type=int, metavar="N", help=layers)
+    add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
 
 
 def _add_answers(group: argparse._ArgumentGroup) -> None:

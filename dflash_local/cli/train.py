@@ -54,6 +54,7 @@ def _warnings_shown(progress: TrainProgress) -> Iterator[None]:
 
 
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
+    from dflash_local.busy import BusyWatch
     from dflash_local.train.open_verifier import open_verifier
     from dflash_local.train.processes import Processes, check_batch_size
 
@@ -63,7 +64,8 @@ def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> No
     check_draft_vocab(options, verifier.gguf)
     work = _shared_workspace(options, verifier, processes)
     # The first process keeps other runs out of the folder, for all of its own.
-    with work.alone() if processes.rank == 0 else nullcontext():
+    alone = work.alone() if processes.rank == 0 else nullcontext()
+    with alone, BusyWatch(options.threads):
         _steps(wanted, options, verifier, work, processes, progress)
 
 

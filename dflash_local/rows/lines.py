@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -17,11 +18,13 @@ from dflash_local.errors import DFlashError
 #: Characters of the longest line; far above a conversation, far below what a small .gz can hold.
 MAX_LINE = 1 << 24
 
-_HEAD = 1000  # characters that are kept of a longer one
+_HEAD = 1000  # characters that are kept of a longer one, and bytes that an encoding is told by
 _BETWEEN = 1 << 18  # characters between two looks at progress
 _GZIP = b"\x1f\x8b"
 _PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _BOM = "\ufeff"
+_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_MOSTLY = 0.7
 
 #: (bytes of the file that were read, bytes in all)
 Progress = Callable[[int, int], None]
@@ -112,7 +115,17 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, TextIO]]:
         if path.suffix == ".gz" and not head.startswith(_GZIP):
             raise DFlashError(f"{path} cannot be read: its name says gzip, its bytes do not")
         data: Any = gzip.GzipFile(fileobj=raw) if head.startswith(_GZIP) else raw
-        encoding = json.detect_encoding(data.peek(8)[:8]).removesuffix("-sig")
+        encoding = _encoding(data.peek(_HEAD)[: _HEAD // 8 * 8])
         errors = "surrogateescape" if encoding == "utf-8" else "strict"
         with io.TextIOWrapper(data, encoding, errors, newline="\n") as text:
             yield raw, text
+
+
+def _encoding(head: bytes) -> str:
+    """Of a file that begins so: by its mark, or by the zeros between most of its characters."""
+    found = json.detect_encoding(head).removesuffix("-sig")
+    if found == "utf-8" or head.startswith(_MARKS):
+        return found
+    characters = head.decode(found, "replace")
+    n_ascii = sum("\0" < character <= "~" for character in characters)
+    return found if n_ascii > _MOSTLY * len(characters) else "utf-8"

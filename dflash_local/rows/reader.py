@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +90,11 @@ def _goes_over_lines(path: Path) -> bool:
     if first.problem and not first.text.lstrip().startswith("["):
         return False
     try:
-        value = Values().only(first.text)
-    except ValueError:
+        value, _ = Values().decode(first.text.strip())
+    except json.JSONDecodeError:  # it may go on in the next line
         return _begins_as_document(path)
+    except ValueError:
+        return False
     return isinstance(value, list) and bool(value) and not _is_message(value[0])
 
 
@@ -107,14 +110,15 @@ def _document(path: Path) -> Iterator[Row]:
     number = 0
     with open_text(path) as text:
         try:
-            for value, excerpt in Document(text, _is_message):
-                number += 1
+            for number, (value, part) in enumerate(Document(text, _is_message), 1):
                 if isinstance(value, ValueError):
-                    yield Row(number, "row", None, _excerpt(excerpt), str(value))
+                    yield Row(number, "row", None, _excerpt(part), str(value))
                 else:
-                    yield Row(number, "row", value, _excerpt(excerpt))
+                    yield Row(number, "row", value, _excerpt(part))
         except ValueError as error:
-            yield Row(number + 1, "row", None, "", f"{error}; nothing behind it is read")
+            raise DFlashError(
+                f"{path}: row {number + 1}: {error}, and rows behind it cannot be told from it"
+            ) from error
 
 
 def _is_message(value: Any) -> bool:

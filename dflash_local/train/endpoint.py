@@ -172,7 +172,7 @@ class Endpoint:
             with urllib.request.urlopen(request, timeout=_SECONDS) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
-            said = error.read()[:300].decode("utf-8", "replace")
+            said = _said(error)
             message = f"{self._url} answered {error.code}: {said}"
             if error.code in _BUSY:
                 after = error.headers.get("Retry-After", "")
@@ -213,6 +213,14 @@ class _RefusedError(Exception):
     def __init__(self, message: str, said: str) -> None:
         super().__init__(message)
         self.said = said
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """The beginning of an error's body, as far as it came."""
+    try:
+        return error.read(300).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return "no reason that could be read"
 
 
 def _seconds(retry_after: str) -> float:
