@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive

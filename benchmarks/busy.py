@@ -23,6 +23,7 @@ from statistics import median
 import llama_cpp
 from busy.load import StrangersWork, busy_processes
 from busy.settings import MORE, SETTINGS, Answerer, Setting
+
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, positive

@@ -36,6 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from conditions.condition import CONDITIONS
     from conditions.report import default_setup, run
+
     from dflash_local.busy import BusyWatch
 
     setup = default_setup(arguments.widths, arguments.threads, arguments.max_tokens)

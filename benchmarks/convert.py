@@ -19,9 +19,10 @@ from pathlib import Path
 from converting.checkpoint import write_inputs
 from converting.measure import CONVERTERS, Row, measure
 from converting.upstream import check_modules, checkout
-from dflash_local import DFlashError
 from rich.console import Console
 from rich.table import Table
+
+from dflash_local import DFlashError
 
 OUT_TYPES = ("f16", "bf16", "q8_0")
 

@@ -23,18 +23,19 @@ from pathlib import Path
 from statistics import median
 
 import llama_cpp
-from dflash_local import DFlashError, Llama, hub
-from dflash_local.bench.asking import ask
-from dflash_local.bench.measures import acceptance_length, part_medians
-from dflash_local.bench.record import Step
-from dflash_local.bench.rendering import render
-from dflash_local.bench.suite import SUITES, Prompt, first_of_each, load_prompts
 from dflash_local.convert import ConvertReport, convert
 from dflash_local.convert.verifiers.tokenizer import Tokenizer
 from dflash_local.convert.vocabularies.corpus import count_tokens
 from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from rich.console import Console
 from rich.progress import track
+
+from dflash_local import DFlashError, Llama, hub
+from dflash_local.bench.asking import ask
+from dflash_local.bench.measures import acceptance_length, part_medians
+from dflash_local.bench.record import Step
+from dflash_local.bench.rendering import render
+from dflash_local.bench.suite import SUITES, Prompt, first_of_each, load_prompts
 
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "drafters" / "smollm2-135m-dflash"
 

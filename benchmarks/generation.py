@@ -16,6 +16,9 @@ from pathlib import Path
 from statistics import median
 
 import llama_cpp
+from rich.console import Console
+from rich.table import Table
+
 from dflash_local import hub
 from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.cli.cores import physical_cores
@@ -24,8 +27,6 @@ from dflash_local.llama_log import captured_log
 from dflash_local.train.capture import context_params, load_model
 from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
-from rich.console import Console
-from rich.table import Table
 
 _MAX_TOKENS = 96
 _ANSWERS_A_SLOT = 3

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import sys
 
-from dflash_local import DFlashError
 from peers.engine import UnavailableError
 from peers.options import Options, parse
 from peers.output import print_report, write_csv, write_json
 from peers.run import prepare, run
 from rich.console import Console
+
+from dflash_local import DFlashError
 
 
 def main(options: Options) -> int:

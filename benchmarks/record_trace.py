@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import llama_cpp
+
 from dflash_local import Finish, Llama, Session
 from dflash_local.bench.rendering import render
 from dflash_local.bench.staircase import measure_staircase

@@ -18,12 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from dflash_local import ModelError, hub
-from dflash_local.gguf_header import GGUFHeader
 from robustness.answers import write_stocks_answers
 from robustness.children import Outcome, run
 from robustness.setup import Setup, hybrid_file, verifiers
 from robustness.tally import lines, zeros
+
+from dflash_local import ModelError, hub
+from dflash_local.gguf_header import GGUFHeader
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 

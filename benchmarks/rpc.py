@@ -126,6 +126,7 @@ class Engines:
 
     def __init__(self, args: argparse.Namespace, rpc: Sequence[str], stack: ExitStack) -> None:
         import llama_cpp
+
         from dflash_local import Llama
         from dflash_local.parent import construct
         from dflash_local.placement import verifier_devices
@@ -226,8 +227,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _messages(args: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """Of the prompts: a file's, or the workload's that its drafter has not seen."""
-    from dflash_local.bench.suite import load_prompts
     from python_classes import prompts as python_classes
+
+    from dflash_local.bench.suite import load_prompts
 
     if args.prompts is not None:
         return [list(prompt.messages) for prompt in load_prompts(args.prompts)]

@@ -15,8 +15,9 @@ import time
 from collections import defaultdict
 
 import llama_cpp
-from dflash_local import Finish, Llama, Session, hub
 from llama_cpp._internals import LlamaSampler
+
+from dflash_local import Finish, Llama, Session, hub
 
 PROMPT = (
     "<|im_start|>user\nExplain what photosynthesis is, and why it matters.<|im_end|>\n"

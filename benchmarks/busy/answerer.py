@@ -29,6 +29,7 @@ PROMPT = """\
 def load(setup: dict[str, Any]) -> llama_cpp.Llama:
     """Stock llama_cpp without a drafter, ours with one."""
     import llama_cpp
+
     from dflash_local import Llama
 
     n = setup["threads"]

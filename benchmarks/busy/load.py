@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+
 from dflash_local.other_work import OtherWork
 
 _SPIN = "while True: pass"

@@ -13,6 +13,7 @@ from typing import Any
 
 import llama_cpp
 from busy.load import StrangersWork
+
 from dflash_local import Llama
 
 from .condition import Condition

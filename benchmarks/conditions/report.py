@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import llama_cpp
+
 from dflash_local import Llama, hub
 from dflash_local.bench.machine import name as machine_name
 from dflash_local.rendering import render_chat

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dflash_local.convert.checking.comparison import compare
+
 from dflash_local.errors import DFlashError
 
 from .checkpoint import Inputs

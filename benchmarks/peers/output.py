@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dflash_local.bench.measures import Spread
 from rich.console import Console
 from rich.table import Table
+
+from dflash_local.bench.measures import Spread
 
 from .answer import ADAPTIVE, OURS, UPSTREAM, Record
 from .summary import Row

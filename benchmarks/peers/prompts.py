@@ -8,6 +8,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import llama_cpp
+
 from dflash_local.bench.rendering import render
 from dflash_local.bench.suite import Prompt, categories
 from dflash_local.llama_log import captured_log

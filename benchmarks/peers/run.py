@@ -11,12 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from dflash_local import hub
 from dflash_local.bench import machine
 from dflash_local.bench.suite import load_prompts
 from dflash_local.drafter_file import DrafterInfo, read_drafter
 from dflash_local.other_work import OtherWork
-from rich.console import Console
 
 from . import summary
 from .answer import ADAPTIVE, EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import llama_cpp
+
 from dflash_local import hub
 
 FILE_TYPES = {

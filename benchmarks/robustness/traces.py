@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import llama_cpp
 import psutil
+
 from dflash_local import _core
 
 
