@@ -552,7 +552,9 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
             with contextlib.suppress(BackendError):
                 session.load_drafter(state.drafter_state, min(state.n_features, self.n_tokens))
         if getattr(state, "contiguous", True):
-            self._catch_up(session)
+            # A recurrent memory may lose all in going back: the next prompt is read anew then.
+            with contextlib.suppress(BackendError):
+                self._catch_up(session)
 
     def __getstate__(self) -> dict[str, Any]:
         own = {

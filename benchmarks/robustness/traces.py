@@ -45,9 +45,10 @@ def look() -> Traces:
     for _ in range(3):  # what a finalizer lets go is found the next time
         gc.collect()
     windows = sys.platform == "win32"
+    files = _files()
     return Traces(
-        descriptors=process.num_handles() if windows else process.num_fds(),
-        files=_files(),
+        descriptors=process.num_handles() if windows else len(files) or process.num_fds(),
+        files=files,
         streams=tuple((os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in (1, 2)),
         log_callback=_log_callback(),
         threads=process.num_threads(),
@@ -90,6 +91,7 @@ def _log_callback() -> int | None:
 
 
 def _files() -> tuple[str, ...]:
+    """Those of the system's own folder are the watch's, which looks who is at work."""
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         return ()
@@ -97,7 +99,7 @@ def _files() -> tuple[str, ...]:
     for entry in list(folder.iterdir()):
         with suppress(OSError):  # the folder itself, which is closed by now
             found.append(str(entry.readlink()))
-    return tuple(sorted(found))
+    return tuple(sorted(name for name in found if not name.startswith("/proc/")))
 
 
 class _Mallinfo2(ctypes.Structure):
