@@ -20,13 +20,14 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 
 KV = {
     "f16": llama_cpp.GGML_TYPE_F16,
-    "bf16": llama_cpp.GGML_TYPE_BF16,
+    "bf16": 30,  # llama_cpp has no name for it
     "q8_0": llama_cpp.GGML_TYPE_Q8_0,
 }
 WITHOUT = "without"

@@ -20,6 +20,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
 from dflash_local import hub
 from dflash_local.cli.numbers import natural, positive
 
@@ -38,7 +39,7 @@ TYPES = {
 }
 KV = {
     "f16": llama_cpp.GGML_TYPE_F16,
-    "bf16": llama_cpp.GGML_TYPE_BF16,
+    "bf16": 30,  # llama_cpp has no name for it
     "q8_0": llama_cpp.GGML_TYPE_Q8_0,
 }
 TINY = Path(__file__).parent.parent / "tests" / "models" / "verifier-f32.gguf"

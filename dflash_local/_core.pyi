@@ -328,7 +328,13 @@ class PlainRows:
         """
 
 def plain_rows(
-    verifier: Verifier, *, n_read: int, widest: int, repeats: bool = False, seconds: float
+    verifier: Verifier,
+    *,
+    n_read: int,
+    widest: int,
+    repeats: bool = False,
+    drops: bool = False,
+    seconds: float,
 ) -> PlainRows | None:
     """Decodes a text that nobody wrote, as plain decoding does.
 
@@ -338,6 +344,7 @@ def plain_rows(
         n_read: tokens that are read as a prompt is.
         widest: drafts of the widest block that is to be compared.
         repeats: one token all along.
+        drops: of a block's rows the last half is dropped, as rejected drafts are.
 
     Returns:
         None where ``seconds`` did not do.

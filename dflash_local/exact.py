@@ -27,12 +27,17 @@ class Text(NamedTuple):
 
     n_read: int
     repeats: bool = False
+    drops: bool = False
 
 
-#: One token again and again takes the rows of a mixture of experts to the same ones. And on a CPU
-#: ggml splits the attention of one row, but not of several, from 512 keys on.
-SHORT_TEXTS = {"varied": Text(16), "repeated": Text(16, repeats=True)}
-TEXTS = {**SHORT_TEXTS, "long": Text(KEYS + 1)}
+_SHORT_TEXTS = {
+    "varied": Text(16),
+    # Takes the rows of a mixture of experts to the same ones.
+    "repeated": Text(16, repeats=True, drops=True),
+}
+#: The long one is for ggml's CPU code, which splits the attention of one row, but not of several,
+#: from 512 keys on.
+TEXTS = {**_SHORT_TEXTS, "long": Text(KEYS + 1, drops=True)}
 
 #: By text the widths at which all was equal; None: there was no time.
 Checked = Mapping[str, "Sequence[int] | None"]
@@ -51,15 +56,22 @@ class ExactWidths:
     up_to: int
 
 
-def exact_widths(llm: Llama, checked: Checked, fitting: Collection[str]) -> ExactWidths | None:
-    """What follows for a context that these texts fit in; None where too little was checked.
+def texts_for(llm: Llama, widest: int) -> list[str]:
+    """Those that say something, and fit the context with the widest block and the row after it."""
+    room = llm._n_ctx - widest - 2
+    names = [name for name in TEXTS if name != "repeated" or _n_experts(llm)]
+    return [name for name in names if TEXTS[name].n_read <= room]
+
+
+def exact_widths(llm: Llama, checked: Checked, texts: Collection[str]) -> ExactWidths | None:
+    """What follows for a context that these texts are for; None where too little was checked.
 
     Widths that are equal on all texts are exact everywhere; where none is, those that are equal on
     the short ones are in a short context.
     """
     n_ctx = int(llama_cpp.llama_n_ctx(llm._ctx.ctx))
-    in_short = _common(llm, checked, [name for name in fitting if name in SHORT_TEXTS])
-    everywhere = _common(llm, checked, fitting)
+    in_short = _common(llm, checked, [name for name in texts if name in _SHORT_TEXTS])
+    everywhere = _common(llm, checked, texts)
     if everywhere:
         return ExactWidths(everywhere, _bound(llm, n_ctx))
     if in_short is None:
@@ -104,35 +116,37 @@ def _bound(llm: Llama, n_positions: int) -> int:
     return n_positions
 
 
-def why_none(llm: Llama, found: ExactWidths | None, seconds: float) -> str:
-    """What to tell who wants exact widths where there are none."""
-    params = llm.context_params
-    attention = "with" if params.flash_attn_type else "without"
-    model = f"{llm.model_path} ({llm._model.desc()}, {attention} flash attention)"
+def why_none(llm: Llama, found: ExactWidths | None, seconds: float, *, tried_both: bool) -> str:
+    """What to tell who wants exact widths where there are none.
+
+    Args:
+        tried_both: flash attention, and then without.
+    """
+    attention = f"with{'' if llm.context_params.flash_attn_type else 'out'} flash attention"
+    attention = "with flash attention and without it" if tried_both else attention
+    model = f"{llm.model_path} ({llm._model.desc()}, {attention})"
     if found is None:
         return (
-            f"{model}: which widths give plain decoding's logits was not to be found out in "
-            f"{seconds:.0f} s, or a context of {llm._n_ctx} tokens has no room for it: "
-            "exact=None does without"
+            f"{model}: which widths are exact was not to be found out in {seconds:.0f} s, or a "
+            f"context of {llm._n_ctx} tokens has no room for it. exact=None does without"
         )
+    helps = _helps(llm, tried_flash=tried_both)
     return (
-        f"{model}: no number of drafts can be verified with plain decoding's logits, to the bit. "
-        f"What helps: {'; '.join(_helps(llm))}. exact=None does without"
+        f"{model}: no width is exact, for rows that are decoded together have other bits here than "
+        f"one by one. What helps: {'; '.join(helps)}. exact=None does without"
     )
 
 
-def _helps(llm: Llama) -> list[str]:
+def _helps(llm: Llama, *, tried_flash: bool) -> list[str]:
     params = llm.context_params
     helps = []
-    if not params.flash_attn_type:
+    if not (params.flash_attn_type or tried_flash):
         helps.append("flash_attn=True")
     if _reads_otherwise(llm):
         helps.append(f"n_batch of at most n_ubatch ({params.n_ubatch}), for this recurrent memory")
     helps.append("weights in Q4_0, Q4_1 or Q8_0, on the CPU")
     if not params.n_rs_seq:
-        helps.append(
-            "n_ubatch=1, with any weights: blocks are then decoded row by row, which is no faster"
-        )
+        helps.append("n_ubatch=1, with any weights: blocks are decoded row by row, no faster")
     return helps
 
 
@@ -144,5 +158,5 @@ def how_to_reach_further(llm: Llama, found: ExactWidths) -> str | None:
     return (
         f"the widths {', '.join(map(str, found.widths))} give plain decoding's logits in the first "
         f"{found.up_to} positions of the context, and beyond them decoding is plain. On a CPU "
-        "n_threads=1 helps, or type_k and type_v of GGML_TYPE_Q8_0 or GGML_TYPE_BF16"
+        "n_threads=1 helps, or type_k and type_v of GGML_TYPE_Q8_0"
     )

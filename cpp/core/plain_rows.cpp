@@ -106,9 +106,8 @@ bool PlainRows::same_row(const Verifier& verifier, int32_t row, int32_t i) const
   return std::memcmp(verifier.logits(row), rows_[static_cast<size_t>(i)].data(), n_bytes) == 0;
 }
 
-// In one text all drafts are accepted, in the other not the last half of them.
 int32_t PlainRows::n_kept(int32_t width) const {
-  return text_.repeats ? width + 1 - (width + 1) / 2 : width + 1;
+  return text_.drops ? width + 1 - (width + 1) / 2 : width + 1;
 }
 
 }  // namespace dflash

@@ -14,6 +14,7 @@ struct ProbeText {
   int32_t n_read = 16;   ///< tokens at its beginning that are read as a prompt is
   int32_t widest = 7;    ///< drafts of the widest block that is decoded after them
   bool repeats = false;  ///< one token all along: rows then choose the same experts
+  bool drops = false;    ///< the last half of a block's rows are dropped, as rejected drafts are
 };
 
 /// What plain decoding makes of a text, row by row, for a comparison to the bit.

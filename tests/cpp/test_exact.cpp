@@ -61,7 +61,8 @@ Compared compare_rows(const ProbeText& text, const Off& logits, const Off& memor
 const std::vector<Memory> kKinds = {Memory::any_part, Memory::last_rows};
 
 /// All texts that are compared when a pair is loaded.
-const std::vector<ProbeText> kTexts = {{16, 7, false}, {16, 7, true}, {257, 7, false}};
+const std::vector<ProbeText> kTexts = {
+    {16, 7, false, false}, {16, 7, true, true}, {257, 7, false, true}};
 
 }  // namespace
 
@@ -96,7 +97,7 @@ TEST(what_rows_leave_in_the_memory_counts_too) {
   for (const ProbeText& text : kTexts) {
     for (int32_t width = 1; width <= 7; ++width) {
       // The first row's memory is read by the rows beside it, the last's by the row that follows.
-      for (const int32_t row : {0, text.repeats ? 0 : width}) {
+      for (const int32_t row : {0, text.drops ? 0 : width}) {
         const Compared found = compare_rows(text, kExact, off_at(width + 1, row));
         CHECK_EQUAL(found.widths.value_or(up_to(0)), without(up_to(7), width));
       }
