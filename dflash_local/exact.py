@@ -31,13 +31,15 @@ class Text(NamedTuple):
 
 
 _SHORT_TEXTS = {
-    "varied": Text(16),
+    # Soon read; but over a few keys attention adds up alike in whatever order.
+    "short": Text(16),
+    "middle": Text(100, drops=True),
     # Takes the rows of a mixture of experts to the same ones.
     "repeated": Text(16, repeats=True, drops=True),
 }
 #: The long one is for ggml's CPU code, which splits the attention of one row, but not of several,
 #: from 512 keys on.
-TEXTS = {**_SHORT_TEXTS, "long": Text(KEYS + 1, drops=True)}
+TEXTS = {**_SHORT_TEXTS, "long": Text(KEYS + 1)}
 
 #: By text the widths at which all was equal; None: there was no time.
 Checked = Mapping[str, "Sequence[int] | None"]

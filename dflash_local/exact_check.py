@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
-from . import seam
+from . import ggml, seam
 from ._api import _core
-from .drafter import address
-from .errors import ModelError
+from .errors import AllocationError, ModelError
 from .exact import TEXTS, ExactWidths, exact_widths, texts_for, why_none
 from .kept import Kept
 from .placement import Placement
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .llama import Llama
 
 _SCHEMA = 1
+_ROOM = 512  # positions of the contexts that are compared
 _FLASH = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
 #: What a check takes at most: where exact widths are preferred, and where no others will do.
 SECONDS, SECONDS_WANTED = 4.0, 120.0
@@ -50,13 +51,13 @@ def prepare(
 
     Args:
         wanted: True: no others will do. None: they are preferred, where widths are decided step by
-            step. False: they do not matter.
+            step and flash attention is on. False: they do not matter.
         may_switch: nobody chose the attention, so flash attention may be switched on.
 
     Raises:
         ModelError: they are wanted, and there are none.
     """
-    if wanted is False or (wanted is None and llm.width is not None):
+    if wanted is False or not (wanted or _is_worth_asking(llm)):
         return Prepared(seam.remake_context(llm, info, llm.width))
     check = _Check(llm, info, placement, SECONDS_WANTED if wanted else SECONDS)
     prepared = Prepared(None)
@@ -70,6 +71,11 @@ def prepare(
     raise ModelError(why_none(llm, prepared.exact, check.seconds, tried_both=both))
 
 
+def _is_worth_asking(llm: Llama) -> bool:
+    """Whether somebody decides on widths, and rows may well be equal: with flash attention."""
+    return llm.width is None and bool(llm.context_params.flash_attn_type)
+
+
 def _attentions(llm: Llama, *, may_switch: bool) -> list[int]:
     chosen: int = llm.context_params.flash_attn_type
     return [_FLASH, chosen] if may_switch and chosen != _FLASH else [chosen]
@@ -81,31 +87,23 @@ class _Check:
         self._info = info
         self._placement = placement
         self.seconds = seconds
-        params = llm.context_params
-        self._plain = (params.n_outputs_max, params.n_rs_seq)
-        self._attention: int | None = params.flash_attn_type  # of the plain context that is there
+        self._end = 0.0
 
     def prepare(self, attention: int) -> Prepared:
-        """Compares what is not known yet."""
-        llm, params = self._llm, self._llm.context_params
-        texts = texts_for(llm, self._info.max_width)
-        params.flash_attn_type = attention
-        params.n_outputs_max, params.n_rs_seq = self._plain
+        """Compares what is not known yet, and makes the context."""
+        llm = self._llm
+        llm.context_params.flash_attn_type = attention
         # Servers are known by their memory: that tells nothing of the kernels that they have.
         kept = None if self._placement.rpc else Kept("exact", self._key())
         checked = _checked(kept and kept.read())
+        texts = texts_for(llm, self._info.max_width)
         names = [name for name in texts if self._is_open(checked, name)]
-        end = time.monotonic() + self.seconds
-        references = self._references(names, attention, end) if names else {}
-        rows = seam.remake_context(llm, self._info, llm.width)
-        self._attention = None
-        if not rows:
-            return Prepared(rows)
         if names:
-            checked |= self._compared(names, references, rows, end)
+            checked |= self._compared(names)
             if kept is not None:
                 kept.write(checked)
-        return Prepared(rows, exact_widths(llm, checked, texts))
+        rows = seam.remake_context(llm, self._info, llm.width)
+        return Prepared(rows, exact_widths(llm, checked, texts) if rows else None)
 
     def _key(self) -> dict[str, Any]:
         recurrent = self._llm._is_recurrent or self._llm._is_hybrid
@@ -121,53 +119,87 @@ class _Check:
             return True
         return checked[name] is None and self.seconds == SECONDS_WANTED
 
-    def _references(self, names: Iterable[str], attention: int, end: float) -> _References:
-        """Plain decoding's rows."""
-        llm = self._llm
-        if self._attention != attention:
-            seam.remake_plain_context(llm)
-        verifier = _core.Verifier(address(llm._ctx.ctx), max_rows=llm.n_batch, feature_layers=[])
+    def _compared(self, names: Sequence[str]) -> _Checked:
+        """By text the widths at which all is equal; None: not to be found out, or not in time."""
+        self._end = time.monotonic() + self.seconds
+        self._llm._ctx.close()  # its memory serves for the contexts that are compared
+        try:
+            watch = _node_watch()
+            references = self._plainly(names, watch)
+            return self._in_blocks(names, references, watch)
+        except (AttributeError, AllocationError):  # ggml hides its functions, or there is no room
+            return dict.fromkeys(names)
+
+    def _plainly(self, names: Sequence[str], watch: _core.NodeWatch) -> _References:
+        """Plain decoding's rows; {} where all is lost already."""
+        llm, most = self._llm, self._info.max_width
+        n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
         references: _References = {}
-        for name in names:
-            rows = _core.plain_rows(
-                verifier,
-                **TEXTS[name]._asdict(),
-                widest=self._info.max_width,
-                seconds=end - time.monotonic(),
-            )
-            if name == "varied" and rows is not None and self._is_hopeless(rows, verifier, end):
-                return {}
-            references[name] = rows
+        with seam.watched_context(llm, self._params(), watch) as context:
+            verifier = _core.Verifier(context, max_rows=self._n_batch(), feature_layers=[])
+            for name in names:
+                text = TEXTS[name]._asdict()
+                rows = _core.plain_rows(verifier, watch, **text, widest=most, seconds=self._left())
+                if watch.n_nodes < n_layer:
+                    rows = None  # the graph does not name what its layers give
+                if rows and name == "short" and self._is_hopeless(rows, verifier, watch):
+                    return {}
+                references[name] = rows
         return references
 
-    def _is_hopeless(self, rows: _core.PlainRows, verifier: _core.Verifier, end: float) -> bool:
-        """Whether all blocks are off even without what drafting adds: the other texts can wait."""
-        most = min(self._info.max_width, self._llm.n_batch - 1)
-        widths = rows.equal_widths(verifier, range(most + 1), seconds=end - time.monotonic())
-        return widths is not None and not any(widths)
+    def _is_hopeless(
+        self, rows: _core.PlainRows, verifier: _core.Verifier, watch: _core.NodeWatch
+    ) -> bool:
+        """Whether all blocks are off even without what drafting adds: other texts can wait."""
+        widths = range(min(self._info.max_width + 1, self._n_batch()))
+        equal = rows.equal_widths(verifier, watch, widths, seconds=self._left())
+        return equal is not None and not any(equal)
 
-    def _compared(
-        self, names: Iterable[str], references: _References, rows: int, end: float
+    def _in_blocks(
+        self, names: Sequence[str], references: _References, watch: _core.NodeWatch
     ) -> _Checked:
-        """The drafting context's rows beside them: of each width, as long as it is equal."""
-        verifier = _core.Verifier(
-            address(self._llm._ctx.ctx),
-            max_rows=rows,
-            feature_layers=list(self._info.target_layers),
-        )
-        equal = list(range(min(self._info.max_width + 1, rows))) if references else [0]
+        """A drafting context's rows beside them: of each width, as long as it is equal."""
+        if not references:
+            return {name: [0] for name in names}
+        llm, layers = self._llm, list(self._info.target_layers)
+        params = self._params()
+        asked = seam.set_for_blocks(llm, self._info, llm.width, params)
         checked: _Checked = {}
-        for name in names:
-            reference = references.get(name)
-            found: list[int] | None = None
-            if not any(equal):
-                found = equal  # there is nothing to lose
-            elif reference is not None:
-                left = end - time.monotonic()
-                found = reference.equal_widths(verifier, equal, seconds=left)
-            checked[name] = found
-            equal = equal if found is None else found
+        with seam.watched_context(llm, params, watch) as context:
+            rows = seam.rows_that_go_back(llm, context, asked, llm.width)
+            equal = list(range(min(self._info.max_width + 1, rows)))
+            verifier = _core.Verifier(context, max_rows=max(1, rows), feature_layers=layers)
+            for name, reference in references.items():
+                found: list[int] | None = None
+                if not any(equal):
+                    found = equal  # there is nothing to lose
+                elif reference is not None:
+                    found = reference.equal_widths(verifier, watch, equal, seconds=self._left())
+                checked[name] = found
+                equal = equal if found is None else found
         return checked
+
+    def _params(self) -> Any:
+        """The parent's, with room for a text only: what rows are does not depend on more."""
+        params = type(self._llm.context_params).from_buffer_copy(self._llm.context_params)
+        params.n_ctx = min(self._llm._n_ctx, _ROOM)
+        return params
+
+    def _n_batch(self) -> int:
+        return min(int(self._llm.n_batch), _ROOM)
+
+    def _left(self) -> float:
+        return self._end - time.monotonic()
+
+
+def _node_watch() -> _core.NodeWatch:
+    """Raises AttributeError where ggml hides a function."""
+    return _core.NodeWatch(
+        **{
+            name: ctypes.cast(ggml.function(f"ggml_{name}", None), ctypes.c_void_p).value or 0
+            for name in ("get_name", "nbytes", "is_contiguous", "backend_tensor_get")
+        }
+    )
 
 
 def _checked(kept: Any) -> _Checked:
