@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
-from . import ggml, seam
+from . import observing, seam
 from ._api import _core
 from .errors import AllocationError, ModelError
 from .exact import TEXTS, ExactWidths, exact_widths, texts_for, why_none
@@ -124,13 +123,16 @@ class _Check:
         self._end = time.monotonic() + self.seconds
         self._llm._ctx.close()  # its memory serves for the contexts that are compared
         try:
-            watch = _node_watch()
-            references = self._plainly(names, watch)
-            return self._in_blocks(names, references, watch)
+            watch = observing.node_watch()
+            hashes = _core.NodeHashes(watch)
+            references = self._plainly(names, watch, hashes)
+            return self._in_blocks(names, references, watch, hashes)
         except (AttributeError, AllocationError):  # ggml hides its functions, or there is no room
             return dict.fromkeys(names)
 
-    def _plainly(self, names: Sequence[str], watch: _core.NodeWatch) -> _References:
+    def _plainly(
+        self, names: Sequence[str], watch: _core.NodeWatch, hashes: _core.NodeHashes
+    ) -> _References:
         """Plain decoding's rows; {} where all is lost already."""
         llm, most = self._llm, self._info.max_width
         n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
@@ -139,42 +141,46 @@ class _Check:
             verifier = _core.Verifier(context, max_rows=self._n_batch(), feature_layers=[])
             for name in names:
                 text = TEXTS[name]._asdict()
-                rows = _core.plain_rows(verifier, watch, **text, widest=most, seconds=self._left())
-                if watch.n_nodes < n_layer:
+                rows = _core.plain_rows(verifier, hashes, **text, widest=most, seconds=self._left())
+                if hashes.n_nodes < n_layer:
                     rows = None  # the graph does not name what its layers give
-                if rows and name == "short" and self._is_hopeless(rows, verifier, watch):
+                if rows and name == "short" and self._is_hopeless(rows, verifier, hashes):
                     return {}
                 references[name] = rows
         return references
 
     def _is_hopeless(
-        self, rows: _core.PlainRows, verifier: _core.Verifier, watch: _core.NodeWatch
+        self, rows: _core.PlainRows, verifier: _core.Verifier, hashes: _core.NodeHashes
     ) -> bool:
         """Whether all blocks are off even without what drafting adds: other texts can wait."""
         widths = range(min(self._info.max_width + 1, self._n_batch()))
-        equal = rows.equal_widths(verifier, watch, widths, seconds=self._left())
+        equal = rows.equal_widths(verifier, hashes, widths, seconds=self._left())
         return equal is not None and not any(equal)
 
     def _in_blocks(
-        self, names: Sequence[str], references: _References, watch: _core.NodeWatch
+        self,
+        names: Sequence[str],
+        references: _References,
+        watch: _core.NodeWatch,
+        hashes: _core.NodeHashes,
     ) -> _Checked:
         """A drafting context's rows beside them: of each width, as long as it is equal."""
         if not references:
             return {name: [0] for name in names}
-        llm, layers = self._llm, list(self._info.target_layers)
+        llm, layers = self._llm, self._info.target_layers
         params = self._params()
         asked = seam.set_for_blocks(llm, self._info, llm.width, params)
         checked: _Checked = {}
         with seam.watched_context(llm, params, watch) as context:
             rows = seam.rows_that_go_back(llm, context, asked, llm.width)
             equal = list(range(min(self._info.max_width + 1, rows)))
-            verifier = _core.Verifier(context, max_rows=max(1, rows), feature_layers=layers)
+            verifier = seam.tapped_verifier(llm, context, layers, watch, max_rows=max(1, rows))
             for name, reference in references.items():
                 found: list[int] | None = None
                 if not any(equal):
                     found = equal  # there is nothing to lose
                 elif reference is not None:
-                    found = reference.equal_widths(verifier, watch, equal, seconds=self._left())
+                    found = reference.equal_widths(verifier, hashes, equal, seconds=self._left())
                 checked[name] = found
                 equal = equal if found is None else found
         return checked
@@ -190,16 +196,6 @@ class _Check:
 
     def _left(self) -> float:
         return self._end - time.monotonic()
-
-
-def _node_watch() -> _core.NodeWatch:
-    """Raises AttributeError where ggml hides a function."""
-    return _core.NodeWatch(
-        **{
-            name: ctypes.cast(ggml.function(f"ggml_{name}", None), ctypes.c_void_p).value or 0
-            for name in ("get_name", "nbytes", "is_contiguous", "backend_tensor_get")
-        }
-    )
 
 
 def _checked(kept: Any) -> _Checked:

@@ -151,6 +151,7 @@ class Llama(llama_cpp.Llama):  # type: ignore[misc]
         self._turns = _core.Turns(self._stop, turn_timeout)
         self._own = threading.local()  # what a thread set for its next answer
         self._session: _core.Session | None = None
+        self._watch: _core.NodeWatch | None = None  # of the context's graphs, which it outlives
         self._drafter_id: str | None = None  # of the drafter that the session has
         self._max_block = 1  # tokens: the anchor and what it drafts
         self._learned: Learned | None = None
