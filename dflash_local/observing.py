@@ -7,6 +7,8 @@ from typing import Any
 
 from . import ggml
 from ._api import _core
+from .errors import BackendError
+from .taps import Tap
 
 _FUNCTIONS = ("get_name", "nbytes", "is_contiguous", "backend_tensor_get")
 
@@ -18,6 +20,23 @@ def node_watch() -> _core.NodeWatch:
         AttributeError: ggml hides a function.
     """
     return _core.NodeWatch(**{name: _address(f"ggml_{name}") for name in _FUNCTIONS})
+
+
+def watch_for(tap: Tap) -> _core.NodeWatch | None:
+    """What a context is made with whose features come by this tap; None for the native one.
+
+    Raises:
+        BackendError: ggml hides a function.
+    """
+    if tap.node is None:
+        return None
+    try:
+        return node_watch()
+    except AttributeError as error:
+        raise BackendError(
+            f"this verifier's features have to be read from its graph, and {error}; use "
+            "drafter=None to run it plainly, or another build of llama-cpp-python"
+        ) from error
 
 
 def observe(params: Any, watch: _core.NodeWatch | None) -> None:

@@ -59,12 +59,15 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
         The rows of logits that it holds: those that a step may verify. 0 where its memory cannot
         take back a single token. None where there is no memory for that: it is made again as it
         was.
+
+    Raises:
+        BackendError: the features of this verifier are not to be had from this build of ggml.
     """
+    llm._watch = observing.watch_for(_tap(llm))
     llm._ctx.close()
     params = llm.context_params
     before = (params.n_outputs_max, params.n_rs_seq)
     rows: int | None = set_for_blocks(llm, info, width, params)
-    llm._watch = None if _tap(llm).node is None else observing.node_watch()
     observing.observe(params, llm._watch)
     try:
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)

@@ -18,12 +18,12 @@ from exactness import assert_mixed, counts, greedy, random_prompts, tiny_prompts
 from random_experts import write_experts
 from random_hybrid import write_lfm2
 
-from dflash_local import Llama, ModelError, hub, observing, seam
+from dflash_local import BackendError, Llama, ModelError, ggml, hub, observing, seam
 from dflash_local._api import _core
 from dflash_local.drafter import address
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.taps import TAPS, Tap
-from dflash_local.train.capture import context_params, load_model
+from dflash_local.train.capture import Capturer, context_params, load_model
 
 MODELS = Path(__file__).parent / "models"
 TEXT = [(7 * i + i * i) % 380 + 4 for i in range(40)]
@@ -192,7 +192,7 @@ def test_exact_widths_are_found_with_the_tap_on(
 @pytest.mark.parametrize("layer", [0, 4])
 def test_layers_that_no_output_leads_to_are_refused(layer: int) -> None:
     with (
-        pytest.raises(ValueError, match=f"feature layer {layer} is not .* 4: layers 1 to 3"),
+        pytest.raises(ValueError, match=rf"feature layer {layer} is not .* 4: layers 1 to 3"),
         tapped(MODELS / "verifier-f32.gguf", [layer], "l_out"),
     ):
         pass
@@ -202,3 +202,33 @@ def test_a_watch_lives_as_long_as_a_verifier_that_reads_it(tiny_verifier: Path) 
     with tapped(tiny_verifier, [1], "l_out") as verifier:
         gc.collect()  # nobody else holds the watch
         assert len(_core.read(verifier, np.array(TEXT, np.int32), 1)[0]) == len(TEXT)
+
+
+def test_a_build_that_hides_a_function_of_ggml_is_told(
+    drafter: Path, make_llama: MakeLlama, tiny_verifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(name: str, *_: Any) -> Any:
+        raise AttributeError(f"this llama-cpp-python lacks {name}")
+
+    monkeypatch.setattr(ggml, "function", hidden)
+    for load in (
+        lambda: make_llama(Llama, MODELS / "verifier-nolayerinp.gguf", drafter=drafter),
+        lambda: Capturer(MODELS / "verifier-nolayerinp.gguf", [1], n_ctx=64, n_threads=1),
+    ):
+        with pytest.raises(BackendError, match=r"read from its graph, .* lacks ggml_get_name; use"):
+            load()
+    make_llama(Llama, tiny_verifier, drafter=drafter)
+
+
+def test_training_reads_the_same_features() -> None:
+    path = MODELS / "verifier-nolayerinp.gguf"
+    kept = dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F16)
+    with (
+        Capturer(path, [3, 1], n_ctx=256, n_threads=1) as capturer,
+        tapped(path, [3, 1], "l_out", n_ubatch=256, **kept) as verifier,
+    ):
+        found = capturer.read(TEXT, 2)
+        features, ids, _ = _core.read(verifier, np.array(TEXT, np.int32), 2)
+    assert found.features.shape == (len(TEXT), 2 * 64)
+    assert np.array_equal(found.features, features)
+    assert np.array_equal(found.ids, ids)

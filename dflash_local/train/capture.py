@@ -62,8 +62,8 @@ class Capturer:
         n_threads: int,
         n_gpu_layers: int = 0,
     ) -> None:
-        node = checked_tap(verifier).node
-        watch = None if node is None else observing.node_watch()
+        tap = checked_tap(verifier)
+        watch = observing.watch_for(tap)
         with captured_log(), contextlib.ExitStack() as stack:
             model = load_model(verifier, n_gpu_layers)
             stack.callback(llama_cpp.llama_model_free, model)
@@ -80,7 +80,7 @@ class Capturer:
                 max_rows=params.n_batch,
                 feature_layers=list(target_layers),
                 watch=watch,
-                node=node or "",
+                node=tap.node or "",
             )
             self._stack = stack.pop_all()
         self.n_features = verifier_.n_features  # floats in a row of features
