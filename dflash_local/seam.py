@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
-import numpy as np
 from llama_cpp import _internals as internals
 
 from ._api import _core
@@ -132,7 +131,6 @@ def open_plain_session(llm: Llama) -> _core.Session | None:
         _core.Verifier(context, max_rows=rows, feature_layers=[]), stop=llm._stop
     )
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -161,7 +159,6 @@ def open_session(
     )
     session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -192,15 +189,6 @@ def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, o
 def _servers(rpc: Sequence[str]) -> list[list[int]]:
     """They are known by their devices' memory: where they are reached may change every time."""
     return [[gibibytes(device) for device in devices_of(endpoint)] for endpoint in rpc]
-
-
-def grow_arrays(llm: Llama) -> None:
-    """Room for the whole context: libllama rounds n_ctx up, the parent counts what was asked."""
-    missing = llm._n_ctx - len(llm.input_ids)
-    if missing > 0:
-        llm.input_ids = np.pad(llm.input_ids, (0, missing))
-        if llm._logits_all:
-            llm.scores = np.pad(llm.scores, ((0, missing), (0, 0)))
 
 
 def _is_recurrent(llm: Llama) -> bool:
