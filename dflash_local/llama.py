@@ -44,11 +44,13 @@ class Llama(SessionLlama):
             "rejection": drafts are drawn from the drafter's distribution and kept with the chance
             that leaves the verifier's distribution as it is; more are, but a seed gives other
             tokens. Logits processors, mirostat and DFlash2 drafters are sampled exactly.
-        exact: True: only widths at which a verify gives plain decoding's logits to the bit, so that
-            answers are plain decoding's to the last token, at any temperature. Flash attention is
-            switched on where that takes it and ``flash_attn`` is not given. None: they are
-            preferred where others are better by less than 2 %. False: they do not matter. Which
-            they are is checked when a pair is first loaded, and remembered: docs/exact.md.
+        exact: a width is exact if a verify of so many drafts gives plain decoding's logits, to the
+            bit. True: no other width is verified, so that answers are plain decoding's to the last
+            token, at any temperature. Flash attention is switched on where exact widths need it and
+            ``flash_attn`` is not given. None: with flash attention and adaptive widths, an exact
+            width is preferred unless another is better by 2 %. False: it does not matter. Which
+            widths are exact is found by comparing when a pair is first loaded, which may take some
+            seconds, and is remembered: docs/exact.md.
         drafter_ctx: positions of context that the drafter sees at most, the last ones; None: 8192.
             More than the verifier's ``n_ctx`` is as much. Its memory grows with it.
         drafter_gpu_layers: layers of the drafter on devices; -1: all, 0: none, None: the share of
@@ -71,7 +73,7 @@ class Llama(SessionLlama):
 
     Raises:
         ModelError: the drafter's file is unusable, or does not fit the verifier; or no width is
-            exact.
+            exact where ``exact`` is True.
         BackendError: libllama could not load it.
 
     What libllama logs goes to Python's logging, logger ``dflash_local``.
@@ -153,9 +155,9 @@ class Llama(SessionLlama):
 
     @property
     def exact_widths(self) -> ExactWidths | None:
-        """Numbers of drafts whose verify gives plain decoding's logits, to the bit; see ``exact``.
+        """The widths that were found to be exact; see the argument ``exact``.
 
-        None where nobody asked, or it was not to be found out in time.
+        None where that was not checked, or the check was not finished.
         """
         return self._attached.exact if self._attached else None
 

@@ -73,10 +73,13 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
 
 
 def set_for_blocks(llm: Llama, info: DrafterInfo, width: int | None, params: Any) -> int:
-    """Sets what a ``llama_context_params`` needs for blocks; gives the rows of logits it asks for.
+    """Sets what a ``llama_context_params`` needs for blocks of drafts.
 
     Args:
         width: as for ``remake_context``.
+
+    Returns:
+        The rows of logits that the context will hold.
     """
     rows = int(llm.n_batch)
     if not (llm._logits_all or params.embeddings):
@@ -91,7 +94,10 @@ def set_for_blocks(llm: Llama, info: DrafterInfo, width: int | None, params: Any
 
 
 def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) -> int:
-    """Of so many rows those that a step may verify; 0 where no draft can be taken back."""
+    """How many of a context's rows of logits a step may use: its memory takes no more back.
+
+    0 where it cannot take back a single draft.
+    """
     if not _is_recurrent(llm):
         return rows
     n_snapshots = int(llama_cpp.llama_n_rs_seq(context))
@@ -100,7 +106,7 @@ def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) ->
 
 @contextlib.contextmanager
 def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch) -> Iterator[int]:
-    """The address of a context beside the parent's, with a watch in its graph.
+    """The address of a context of the parent's model, whose graph a watch looks into.
 
     Raises:
         AllocationError: libllama could not make it.
