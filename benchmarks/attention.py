@@ -2,9 +2,10 @@
 
     python benchmarks/attention.py [--verifier V.gguf [V.gguf ...]] [--contexts 256 2048 8192]
 
-Contexts with and without it lie in one process and decode in turn, made up tokens after as many
-others as the context is long; medians. The first column is the speed at which those others were
-read, in tokens a second. ``--kv bf16 q8_0`` adds flash attention over other K/V caches.
+Contexts with and without it lie in one process and decode in turn. Each decodes made up tokens at
+the end of a context of the length shown, and the table has medians. Before them stands the speed at
+which that context was read, in tokens a second. ``--kv bf16 q8_0`` adds flash attention over other
+K/V caches.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ WITHOUT = "without"
 
 
 class Timed:
-    """A context that is filled once; then decodes of a few rows at its end are timed."""
+    """A context that is filled once, and then decodes a few rows at its end, timed."""
 
     def __init__(self, llm: llama_cpp.Llama, text: Sequence[int]) -> None:
         self._llm = llm
@@ -45,7 +46,7 @@ class Timed:
         self._seconds: dict[int, list[float]] = {}
 
     def look(self, tokens: Sequence[int]) -> None:
-        """The first of two like decodes builds a graph; the second counts."""
+        """Decodes twice and keeps the second time: the first decode builds a graph."""
         for _ in range(2):
             self._llm.n_tokens = self._n_past
             start = time.perf_counter()
@@ -54,12 +55,12 @@ class Timed:
         self._seconds.setdefault(len(tokens), []).append(seconds)
 
     def milliseconds(self, rows: int) -> float:
-        """Of a decode: the median."""
+        """The median time of a decode of so many rows."""
         return 1e3 * median(self._seconds[rows])
 
 
 def compare(verifier: Path, n_past: int, arguments: argparse.Namespace) -> dict[str, Timed]:
-    """By what the context is: "without" flash attention, or with it, by the K/V cache."""
+    """The timed contexts, by ``WITHOUT`` or the K/V cache that flash attention works on."""
     rows = range(1, arguments.rows + 1)
     threads = {"n_threads": arguments.threads, "n_threads_batch": arguments.threads}
     options: dict[str, dict[str, Any]] = {WITHOUT: {}}

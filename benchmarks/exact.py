@@ -2,9 +2,9 @@
 
     python benchmarks/exact.py [--verifier V.gguf [V.gguf ...]] [--threads 1 2] [--depths 0 300]
 
-Each verifier is written in every type of weights, by libllama's own quantiser, and decodes 48 made
-up tokens after so many others: one by one, and in blocks. 0 is equality to the bit. All is stock
-``llama_cpp``: what is shown is no doing of this package.
+Each verifier is written in every type of weights by libllama's own quantiser. It decodes 48 made up
+tokens after as many others as ``--depths`` says, first one by one, then in blocks. 0 means equal to
+the bit. All decoding is stock ``llama_cpp``'s, so the differences are not this package's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ N_TOKENS = 48
 
 
 def decoded(llm: Any, tokens: Sequence[int], depth: int, rows: int) -> Floats:
-    """Logits [n, n_vocab] of tokens after ``depth`` others, so many of them at once."""
+    """The logits [n, n_vocab] of tokens after ``depth`` others, decoded ``rows`` at a time."""
     llm.n_tokens = depth
     for start in range(0, len(tokens), rows):
         llm.eval(tokens[start : start + rows])
@@ -58,7 +58,7 @@ def decoded(llm: Any, tokens: Sequence[int], depth: int, rows: int) -> Floats:
 def differences(
     model: Path, rows: Sequence[int], depths: Sequence[int], **options: Any
 ) -> Iterator[tuple[int, list[float]]]:
-    """(depth, largest differences by number of rows)."""
+    """Yields each depth with the largest difference of a logit for each number of rows."""
     n_ctx = max(depths) + N_TOKENS
     llm = llama_cpp.Llama(str(model), n_ctx=n_ctx, logits_all=True, verbose=False, **options)
     with closing(llm):

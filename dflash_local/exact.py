@@ -1,7 +1,7 @@
 """Exact widths: those at which a verify gives plain decoding's logits, to the bit.
 
-``exact_check.py`` compares rows; here is what follows from what it found. docs/exact.md says what
-the bits of a row depend on.
+``exact_check.py`` compares rows. This module says on which texts, and what follows from the result
+for a verifier's context. docs/exact.md says what the bits of a row depend on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .placement import Placement
 if TYPE_CHECKING:
     from .llama import Llama
 
-#: libllama gives attention as many keys as there are, rounded up to a multiple of so many.
+#: libllama rounds the number of keys that attention sees up to a multiple of this.
 KEYS = 256
 
 
 class Text(NamedTuple):
-    """A text to compare on; see ``_core.plain_rows``."""
+    """A made up text to compare rows on; its fields are arguments of ``_core.plain_rows``."""
 
     n_read: int
     repeats: bool = False
@@ -31,27 +31,30 @@ class Text(NamedTuple):
 
 
 _SHORT_TEXTS = {
-    # Soon read; but over a few keys attention adds up alike in whatever order.
+    # Quickly read, so that hopeless weights are found out at once.
     "short": Text(16),
+    # Over few keys attention may give the same sum in any order, over more it shows.
     "middle": Text(100, drops=True),
-    # Takes the rows of a mixture of experts to the same ones.
+    # Equal tokens take all rows of a mixture of experts to the same experts.
     "repeated": Text(16, repeats=True, drops=True),
 }
-#: The long one is for ggml's CPU code, which splits the attention of one row, but not of several,
-#: from 512 keys on.
+#: The long text gives attention 512 keys. From there on ggml's CPU code splits the attention of a
+#: single row over threads, and that of several rows not.
 TEXTS = {**_SHORT_TEXTS, "long": Text(KEYS + 1)}
 
-#: By text the widths at which all was equal; None: there was no time.
+#: By the name of a text: the widths at which all was equal. None: the comparison was not finished.
 Checked = Mapping[str, "Sequence[int] | None"]
 
 
 @dataclass(frozen=True)
 class ExactWidths:
-    """What was found of a verifier, as it is loaded.
+    """The exact widths of a verifier with the settings it was loaded with.
 
     Attributes:
-        widths: drafts that a verify may have; (): with none it gives plain decoding's logits.
-        up_to: positions of context in which it does, those of the drafts counted.
+        widths: numbers of drafts, from 1, whose verify gives plain decoding's logits to the bit;
+            () where there is none.
+        up_to: they hold in the first ``up_to`` positions of the context. The last draft's position
+            has to be one of these. 0 where ``widths`` is ().
     """
 
     widths: tuple[int, ...]
@@ -59,17 +62,24 @@ class ExactWidths:
 
 
 def texts_for(llm: Llama, widest: int) -> list[str]:
-    """Those that say something, and fit the context with the widest block and the row after it."""
+    """The names of the texts to compare on.
+
+    "repeated" is one of them only with a mixture of experts. A text is left out where the context
+    has no room for it, a block of ``widest`` drafts and one more row.
+    """
     room = llm._n_ctx - widest - 2
     names = [name for name in TEXTS if name != "repeated" or _n_experts(llm)]
     return [name for name in names if TEXTS[name].n_read <= room]
 
 
 def exact_widths(llm: Llama, checked: Checked, texts: Collection[str]) -> ExactWidths | None:
-    """What follows for a context that these texts are for; None where too little was checked.
+    """The exact widths that follow from what was found equal; None where too little was compared.
 
-    Widths that are equal on all texts are exact everywhere; where none is, those that are equal on
-    the short ones are in a short context.
+    Widths that are equal on all texts are exact in all of the context. Where there is none, those
+    that are equal on all but the long text are exact in the first ``KEYS`` positions.
+
+    Args:
+        texts: the names from ``texts_for``.
     """
     n_ctx = int(llama_cpp.llama_n_ctx(llm._ctx.ctx))
     in_short = _common(llm, checked, [name for name in texts if name in _SHORT_TEXTS])
@@ -82,33 +92,36 @@ def exact_widths(llm: Llama, checked: Checked, texts: Collection[str]) -> ExactW
 
 
 def _common(llm: Llama, checked: Checked, names: Collection[str]) -> tuple[int, ...] | None:
+    """The widths from 1 that are equal on all these texts; None where one was not finished."""
     known = [set(widths) for name in names if (widths := checked.get(name)) is not None]
     if not known or len(known) < len(names):
         return None
     common = set.intersection(*known)
     if 0 not in common or _reads_otherwise(llm):
         return ()
-    if _n_experts(llm):  # fewer rows than a block has may share an expert
+    if _n_experts(llm):  # an expert may get any part of a block's rows
         common = {width for width in common if common.issuperset(range(width))}
     return tuple(sorted(common - {0}))
 
 
 def _reads_otherwise(llm: Llama) -> bool:
-    """Whether prompts are cut into other micro-batches than plain decoding's: for snapshots."""
+    """Whether snapshots of a recurrent memory change the micro-batches a prompt is read in."""
     params = llm.context_params
     return bool(params.n_rs_seq) and params.n_batch > params.n_ubatch
 
 
 def _n_experts(llm: Llama) -> int:
+    """Experts of a layer; 0 where the model is no mixture of experts."""
     header = GGUFHeader(llm.model_path)
     return int(header.get(f"{header.get('general.architecture')}.expert_count") or 0)
 
 
 def _bound(llm: Llama, n_positions: int) -> int:
-    """Of the positions those for which the check speaks.
+    """How many of the first ``n_positions`` positions the check speaks for.
 
-    From ggml's source we know how attention depends on the context on a CPU, not on all devices;
-    and a window's cells are used again, in an order that depends on what was decoded at once.
+    How attention depends on the length of the context is known from ggml's source for the CPU only.
+    On other devices the check speaks for the number of keys it was made with. A sliding window's
+    cells are used again, in an order that depends on how many rows were decoded at once.
     """
     if llm._rpc or Placement(n_gpu_layers=llm.model_params.n_gpu_layers).on_device:
         n_positions = min(n_positions, 2 * KEYS)
@@ -119,23 +132,25 @@ def _bound(llm: Llama, n_positions: int) -> int:
 
 
 def why_none(llm: Llama, found: ExactWidths | None, seconds: float, *, tried_both: bool) -> str:
-    """What to tell who wants exact widths where there are none.
+    """The error text for a caller who wants exact widths where there are none.
 
     Args:
-        tried_both: flash attention, and then without.
+        seconds: what the check may take.
+        tried_both: whether flash attention was tried as well as none.
     """
     attention = f"with{'' if llm.context_params.flash_attn_type else 'out'} flash attention"
     attention = "with flash attention and without it" if tried_both else attention
     model = f"{llm.model_path} ({llm._model.desc()}, {attention})"
     if found is None:
         return (
-            f"{model}: which widths are exact was not to be found out in {seconds:.0f} s, or a "
-            f"context of {llm._n_ctx} tokens has no room for it. exact=None does without"
+            f"{model}: which widths are exact could not be found out in {seconds:.0f} s, with a "
+            f"context of {llm._n_ctx} tokens. With exact=None drafts are verified all the same"
         )
     helps = _helps(llm, tried_flash=tried_both)
     return (
-        f"{model}: no width is exact, for rows that are decoded together have other bits here than "
-        f"one by one. What helps: {'; '.join(helps)}. exact=None does without"
+        f"{model}: no width is exact, since rows that are decoded together have other bits here "
+        f"than one by one. What may help: {'; '.join(helps)}. With exact=None drafts are verified "
+        "all the same"
     )
 
 
@@ -148,12 +163,12 @@ def _helps(llm: Llama, *, tried_flash: bool) -> list[str]:
         helps.append(f"n_batch of at most n_ubatch ({params.n_ubatch}), for this recurrent memory")
     helps.append("weights in Q4_0, Q4_1 or Q8_0, on the CPU")
     if not params.n_rs_seq:
-        helps.append("n_ubatch=1, with any weights: blocks are decoded row by row, no faster")
+        helps.append("n_ubatch=1, with any weights: blocks are then decoded row by row, no faster")
     return helps
 
 
 def how_to_reach_further(llm: Llama, found: ExactWidths) -> str | None:
-    """What to tell where they are exact in the first part of the context only."""
+    """A warning where widths are exact in the first part of the context only; else None."""
     n_ctx = int(llama_cpp.llama_n_ctx(llm._ctx.ctx))
     if not found.widths or found.up_to >= n_ctx:
         return None

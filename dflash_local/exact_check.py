@@ -1,4 +1,7 @@
-"""Compares rows that are decoded together with plain decoding's, before a drafter is loaded."""
+"""Compares rows that are decoded together with plain decoding's, before a drafter is loaded.
+
+docs/exact.md describes the comparison.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import llama_cpp
 
 from . import observing, seam
 from ._api import _core
-from .errors import AllocationError, ModelError
+from .errors import BackendError, ModelError
 from .exact import TEXTS, ExactWidths, exact_widths, texts_for, why_none
 from .kept import Kept
 from .placement import Placement
@@ -21,9 +24,10 @@ if TYPE_CHECKING:
     from .llama import Llama
 
 _SCHEMA = 1
-_ROOM = 512  # positions of the contexts that are compared
+_ROOM = 512  # positions of the contexts in which rows are compared
 _FLASH = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-#: What a check takes at most: where exact widths are preferred, and where no others will do.
+#: After so many seconds a check begins no further decode: where exact widths are preferred, and
+#: where only exact ones will do.
 SECONDS, SECONDS_WANTED = 4.0, 120.0
 
 _Checked = dict[str, "list[int] | None"]
@@ -35,8 +39,8 @@ class Prepared:
     """A verifier's context that was made for drafting.
 
     Attributes:
-        rows: see ``seam.remake_context``.
-        exact: None where nothing was checked, or not in time.
+        rows: what ``seam.remake_context`` returned.
+        exact: None where nothing was checked, or the check was not finished.
     """
 
     rows: int | None
@@ -46,15 +50,17 @@ class Prepared:
 def prepare(
     llm: Llama, info: DrafterInfo, placement: Placement, *, wanted: bool | None, may_switch: bool
 ) -> Prepared:
-    """Makes the verifier's context for drafting, and finds its exact widths.
+    """Makes the verifier's context for drafting, and finds the widths that are exact in it.
 
     Args:
-        wanted: True: no others will do. None: they are preferred, where widths are decided step by
-            step and flash attention is on. False: they do not matter.
-        may_switch: nobody chose the attention, so flash attention may be switched on.
+        wanted: True: only exact widths will do. None: they are looked for where it may be of use,
+            that is where widths are decided step by step and flash attention is on. False: nothing
+            is checked.
+        may_switch: the caller did not choose the attention, so that flash attention may be switched
+            on. It is where ``wanted`` is True and some width is exact with it.
 
     Raises:
-        ModelError: they are wanted, and there are none.
+        ModelError: ``wanted`` is True, and no width is exact.
     """
     if wanted is False or not (wanted or _is_worth_asking(llm)):
         return Prepared(seam.remake_context(llm, info, llm.width))
@@ -71,16 +77,23 @@ def prepare(
 
 
 def _is_worth_asking(llm: Llama) -> bool:
-    """Whether somebody decides on widths, and rows may well be equal: with flash attention."""
+    """Whether a preference can be followed, and some width is likely to be exact."""
     return llm.width is None and bool(llm.context_params.flash_attn_type)
 
 
 def _attentions(llm: Llama, *, may_switch: bool) -> list[int]:
+    """The types of attention to try, the best first."""
     chosen: int = llm.context_params.flash_attn_type
     return [_FLASH, chosen] if may_switch and chosen != _FLASH else [chosen]
 
 
 class _Check:
+    """The comparison for one verifier, drafter and placement.
+
+    Args:
+        seconds: after these no further decode begins.
+    """
+
     def __init__(self, llm: Llama, info: DrafterInfo, placement: Placement, seconds: float) -> None:
         self._llm = llm
         self._info = info
@@ -89,10 +102,10 @@ class _Check:
         self._end = 0.0
 
     def prepare(self, attention: int) -> Prepared:
-        """Compares what is not known yet, and makes the context."""
+        """Compares what is not known yet with this attention, and makes the context."""
         llm = self._llm
         llm.context_params.flash_attn_type = attention
-        # Servers are known by their memory: that tells nothing of the kernels that they have.
+        # The key tells RPC servers by their memory only, which says nothing about their kernels.
         kept = None if self._placement.rpc else Kept("exact", self._key())
         checked = _checked(kept and kept.read())
         texts = texts_for(llm, self._info.max_width)
@@ -113,27 +126,27 @@ class _Check:
         }
 
     def _is_open(self, checked: _Checked, name: str) -> bool:
-        """Whether to compare on a text: what took too long is tried again where it is wanted."""
+        """Whether to compare on a text: what was not finished is tried again with more time."""
         if name not in checked:
             return True
         return checked[name] is None and self.seconds == SECONDS_WANTED
 
     def _compared(self, names: Sequence[str]) -> _Checked:
-        """By text the widths at which all is equal; None: not to be found out, or not in time."""
+        """By text the widths at which all is equal; None where the comparison was not finished."""
         self._end = time.monotonic() + self.seconds
-        self._llm._ctx.close()  # its memory serves for the contexts that are compared
+        self._llm._ctx.close()  # there may be no memory for it and the contexts that are compared
         try:
             watch = observing.node_watch()
             hashes = _core.NodeHashes(watch)
             references = self._plainly(names, watch, hashes)
             return self._in_blocks(names, references, watch, hashes)
-        except (AttributeError, AllocationError):  # ggml hides its functions, or there is no room
+        except (AttributeError, BackendError):  # ggml hides a function, or there is no memory
             return dict.fromkeys(names)
 
     def _plainly(
         self, names: Sequence[str], watch: _core.NodeWatch, hashes: _core.NodeHashes
     ) -> _References:
-        """Plain decoding's rows; {} where all is lost already."""
+        """Plain decoding's rows by text; {} where no other width can be exact."""
         llm, most = self._llm, self._info.max_width
         n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
         references: _References = {}
@@ -143,7 +156,7 @@ class _Check:
                 text = TEXTS[name]._asdict()
                 rows = _core.plain_rows(verifier, hashes, **text, widest=most, seconds=self._left())
                 if hashes.n_nodes < n_layer:
-                    rows = None  # the graph does not name what its layers give
+                    rows = None  # the graph's nodes have other names: they cannot be compared
                 if rows and name == "short" and self._is_hopeless(rows, verifier, hashes):
                     return {}
                 references[name] = rows
@@ -152,7 +165,7 @@ class _Check:
     def _is_hopeless(
         self, rows: _core.PlainRows, verifier: _core.Verifier, hashes: _core.NodeHashes
     ) -> bool:
-        """Whether all blocks are off even without what drafting adds: other texts can wait."""
+        """Whether every block differs even in plain decoding's own context."""
         widths = range(min(self._info.max_width + 1, self._n_batch()))
         equal = rows.equal_widths(verifier, hashes, widths, seconds=self._left())
         return equal is not None and not any(equal)
@@ -164,7 +177,10 @@ class _Check:
         watch: _core.NodeWatch,
         hashes: _core.NodeHashes,
     ) -> _Checked:
-        """A drafting context's rows beside them: of each width, as long as it is equal."""
+        """The widths at which a context for drafting gives the same rows, by text.
+
+        A width that differs on one text is not tried on the next.
+        """
         if not references:
             return {name: [0] for name in names}
         llm, layers = self._llm, self._info.target_layers
@@ -178,7 +194,7 @@ class _Check:
             for name, reference in references.items():
                 found: list[int] | None = None
                 if not any(equal):
-                    found = equal  # there is nothing to lose
+                    found = equal  # none is left to try
                 elif reference is not None:
                     found = reference.equal_widths(verifier, hashes, equal, seconds=self._left())
                 checked[name] = found
@@ -186,7 +202,7 @@ class _Check:
         return checked
 
     def _params(self) -> Any:
-        """The parent's, with room for a text only: what rows are does not depend on more."""
+        """The parent's parameters, with room for a text only: the rest of a cache is not read."""
         params = type(self._llm.context_params).from_buffer_copy(self._llm.context_params)
         params.n_ctx = min(self._llm._n_ctx, _ROOM)
         return params
@@ -199,7 +215,7 @@ class _Check:
 
 
 def _checked(kept: Any) -> _Checked:
-    """What was kept, as far as it is what was written."""
+    """The entries of a kept file that have the form in which they are written."""
     if not isinstance(kept, dict):
         return {}
     return {name: widths for name, widths in kept.items() if name in TEXTS and _is_list(widths)}

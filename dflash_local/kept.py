@@ -1,4 +1,4 @@
-"""Small files of what was found out on this machine, in the user's cache folder."""
+"""Values that were found out on this machine, as small files in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .hub import cache_dir
 
 
 class Kept:
-    """One file, by everything that its values depend on.
+    """One file of JSON, whose name follows from everything that its values depend on.
 
-    A cache: what cannot be read or written is as good as not there.
+    It is a cache: a file that cannot be read counts as missing, and one that cannot be written is
+    not.
 
     Args:
-        folder: of the cache folder.
-        key: plain values that tell what it is of from all others.
+        folder: its folder inside the cache folder.
+        key: plain values, all that the kept values depend on.
     """
 
     def __init__(self, folder: str, key: Mapping[str, Any]) -> None:
@@ -31,7 +32,7 @@ class Kept:
             self._file = cache_dir() / folder / f"{digest[:16]}.json"
 
     def read(self) -> Any:
-        """What was written; None where there is nothing to be read."""
+        """The values that were written; None where there is no file, or it is no JSON."""
         if self._file is None:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -39,7 +40,7 @@ class Kept:
         return None
 
     def write(self, values: Any) -> None:
-        """Plain values, in one piece: a reader never sees half of them."""
+        """Writes plain values. The file appears in one piece, so no reader sees a part of it."""
         if self._file is None:
             return
         part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")

@@ -82,10 +82,13 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
 
 
 def set_for_blocks(llm: Llama, info: DrafterInfo, width: int | None, params: Any) -> int:
-    """Sets what a ``llama_context_params`` needs for blocks; gives the rows of logits it asks for.
+    """Sets what a ``llama_context_params`` needs for blocks of drafts.
 
     Args:
         width: as for ``remake_context``.
+
+    Returns:
+        The rows of logits that the context will hold.
     """
     rows = int(llm.n_batch)
     if not (llm._logits_all or params.embeddings):
@@ -100,7 +103,10 @@ def set_for_blocks(llm: Llama, info: DrafterInfo, width: int | None, params: Any
 
 
 def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) -> int:
-    """Of so many rows those that a step may verify; 0 where no draft can be taken back."""
+    """How many of a context's rows of logits a step may use: its memory takes no more back.
+
+    0 where it cannot take back a single draft.
+    """
     if not _is_recurrent(llm):
         return rows
     n_snapshots = int(llama_cpp.llama_n_rs_seq(context))
@@ -109,7 +115,7 @@ def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) ->
 
 @contextlib.contextmanager
 def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch) -> Iterator[int]:
-    """The address of a context beside the parent's, with a watch in its graph.
+    """The address of a context of the parent's model, whose graph a watch looks into.
 
     Raises:
         AllocationError: libllama could not make it.
@@ -139,7 +145,6 @@ def open_plain_session(llm: Llama) -> _core.Session | None:
         _core.Verifier(context, max_rows=rows, feature_layers=[]), stop=llm._stop
     )
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -171,7 +176,6 @@ def open_session(
         read_features(llm, [0, 0], info.target_layers)
     session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -242,15 +246,6 @@ def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, o
 def _servers(rpc: Sequence[str]) -> list[list[int]]:
     """They are known by their devices' memory: where they are reached may change every time."""
     return [[gibibytes(device) for device in devices_of(endpoint)] for endpoint in rpc]
-
-
-def grow_arrays(llm: Llama) -> None:
-    """Room for the whole context: libllama rounds n_ctx up, the parent counts what was asked."""
-    missing = llm._n_ctx - len(llm.input_ids)
-    if missing > 0:
-        llm.input_ids = np.pad(llm.input_ids, (0, missing))
-        if llm._logits_all:
-            llm.scores = np.pad(llm.scores, ((0, missing), (0, 0)))
 
 
 def _is_recurrent(llm: Llama) -> bool:

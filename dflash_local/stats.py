@@ -18,7 +18,7 @@ class SessionStats:
     Attributes:
         last: of the answer that ran last.
         total: since the model was loaded.
-        exact_widths: see ``Llama.exact_widths``.
+        exact_widths: the same as ``Llama.exact_widths``.
     """
 
     last: Stats

@@ -117,6 +117,17 @@ def test_a_server_that_works_for_another_process_is_refused(
             Llama(str(tiny_verifier), rpc=endpoint)
 
 
+@pytest.mark.usefixtures("rpc_server")
+def test_a_server_that_works_for_another_thread_of_this_process_is_used(
+    monkeypatch: pytest.MonkeyPatch, tiny_verifier: Path
+) -> None:
+    with server() as (endpoint, _), Llama(str(tiny_verifier), rpc=endpoint, **ONE_THREAD):
+        monkeypatch.setattr(rpc, "PATIENCE", 2.0)
+        looks = iter([False, True])  # when it is looked at first, the other model is not there yet
+        monkeypatch.setattr(rpc, "_is_connected", lambda _: next(looks))
+        assert len(rpc.devices_of(endpoint)) == 1
+
+
 # ---- where layers lie ----------------------------------------------------------------------
 
 

@@ -203,7 +203,10 @@ def first_difference(plain: Sequence[int], other: Sequence[int]) -> int | None:
 
 
 def exact_share(steps: Sequence[Step], exact_widths: Sequence[int] | None) -> float | None:
-    """Share of the steps at a width that gives plain decoding's logits to the bit; 0 drafts do."""
+    """Share of the steps whose logits were plain decoding's to the bit: without drafts all are.
+
+    None where exact widths are not known, or there are no steps.
+    """
     if exact_widths is None or not steps:
         return None
     return sum(step.n_drafted in (0, *exact_widths) for step in steps) / len(steps)

@@ -62,7 +62,7 @@ class BenchOptions:
     rpc: tuple[str, ...] = ()
     seed: int = 1
     kv_f32: bool = False
-    exact: bool = False  # flash attention, and adaptive widths are exact
+    exact: bool = False  # flash attention; adaptive widths verify only exact ones
     long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
 
 
@@ -77,8 +77,8 @@ class Run:
         chats: of a few of the prompts through ``create_chat_completion``.
         long: of a few of the prompts, ``LONG`` tokens each.
         learned: what adaptive widths knew in the end, see ``Session.learned``.
-        exact_widths: those that adaptive widths found to be exact in all of the context; None
-            without adaptive widths, which ask for them.
+        exact_widths: the widths that are exact in all of the context; None where that was not
+            checked, as without adaptive widths.
         staircase: what decodes cost by width.
     """
 

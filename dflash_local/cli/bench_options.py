@@ -95,7 +95,7 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     add("--gpu-layers", type=int, metavar="N", help=layers)
     add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
-    exact = "flash attention, and adaptive widths only verify what is exact (docs/exact.md)"
+    exact = "flash attention; adaptive widths verify only exact widths (docs/exact.md)"
     add("--exact", action="store_true", help=exact)
 
 

@@ -73,7 +73,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     width = "tokens drafted a step, 0 for none (default: decided step by step, for the most speed)"
     add("--width", type=natural, metavar="N", help=width)
     add("--plain", action="store_true", help="no drafter: plain decoding")
-    exact = "only widths that give plain decoding's logits to the bit (docs/exact.md)"
+    exact = "verify only widths that give plain decoding's logits to the bit (docs/exact.md)"
     add("--exact", action="store_true", help=exact)
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
     add("--n-ctx", type=positive, metavar="N", help=context)

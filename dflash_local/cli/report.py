@@ -116,7 +116,7 @@ def totals(
 
 
 def exact_text(found: ExactWidths, n_ctx: int) -> str:
-    """A line for /stats: where a verify gives plain decoding's logits, to the bit."""
+    """A line for /stats: the widths that are exact, and in how many positions."""
     widths = " ".join(map(str, found.widths)) or "none"
     partly = found.widths and found.up_to < n_ctx
     return f"exact widths: {widths}" + (f", in {found.up_to} positions" if partly else "")
