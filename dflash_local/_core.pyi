@@ -345,6 +345,8 @@ class NodeHashes:
 
     def __init__(self, watch: NodeWatch) -> None: ...
     @property
+    def watch(self) -> NodeWatch: ...
+    @property
     def n_nodes(self) -> int:
         """Nodes seen of the first row of the last decode that was looked at."""
 

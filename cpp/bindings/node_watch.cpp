@@ -43,6 +43,7 @@ void register_node_watch(py::module_& module) {
       .def_property_readonly("address", &address);
   py::class_<NodeHashes>(module, "NodeHashes")
       .def(py::init<NodeWatch&>(), py::arg("watch"), py::keep_alive<1, 2>())
+      .def_property_readonly("watch", &NodeHashes::watch)
       .def_property_readonly("n_nodes", &NodeHashes::n_nodes);
 }
 

@@ -24,6 +24,8 @@ class NodeHashes : public Witness, public NodeReader {
   void begin(int32_t n_rows) override;
   uint64_t seen(int32_t row) const override;
 
+  NodeWatch& watch() const { return watch_; }
+
   /// Nodes seen of the first row of the last decode.
   int32_t n_nodes() const { return rows_.empty() ? 0 : rows_[0].n_nodes; }
 
