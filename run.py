@@ -225,6 +225,7 @@ def test(arguments: list[str]) -> int:
     pytest = [str(environment.python), "-m", "pytest"]
     if arguments:
         return subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode
+    link_packages(ROOT)
     results = []
     for name, commands in checks(environment):
         start = time.monotonic()
@@ -281,10 +282,19 @@ def checks(environment: Environment) -> list[tuple[str, list[list[str]]]]:
         ("ruff check", [[ruff, "check", *here]]),
         ("ruff format", [[ruff, "format", "--check", *here]]),
         ("clang-format", [[clang_format, "--dry-run", "-Werror", *cpp]]),
-        ("mypy", [[python, "-m", "mypy"]]),
+        ("mypy", [[python, "-m", "mypy"], [python, "-m", "mypy", "run.py"]]),
         ("C++ tests", cpp_tests(environment)),
         ("pytest", [[python, "-m", "pytest", "--durations=10"]]),
     ]
+
+
+def link_packages(root: Path) -> None:
+    """The package as it is installed, ``convert`` in it, as links: where mypy looks for it."""
+    package = root / "build" / "typing" / "dflash_local"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    for source in [*(root / "dflash_local").iterdir(), root / "convert"]:
+        (package / source.name).symlink_to(source, target_is_directory=source.is_dir())
 
 
 def cpp_tests(environment: Environment) -> list[list[str]]:
