@@ -1,13 +1,17 @@
 # Thin over run.py, which works without make (and is what Windows users call).
 # make chat ARGS="-p hello"      make test ARGS="tests/test_hub.py"
+# make demo ARGS="-p 'Write a Python class named Clock.'"
 # make bench ARGS="--verifier V.gguf --drafter D.gguf"
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: chat test bench
+.PHONY: chat demo test bench
 
 chat:
 	@$(PYTHON) run.py chat $(ARGS)
+
+demo:
+	@$(PYTHON) run.py demo $(ARGS)
 
 test:
 	@$(PYTHON) run.py test $(ARGS)

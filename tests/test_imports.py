@@ -114,7 +114,7 @@ def test_the_scan_sees_the_imports() -> None:
     assert Import(f"{PACKAGE}.errors", False, 0) in [
         i._replace(line=0) for i in GRAPH[f"{PACKAGE}.pairing"]
     ]
-    assert Import("numpy", False, 0) in [i._replace(line=0) for i in GRAPH[f"{PACKAGE}.llama"]]
+    assert Import("numpy", False, 0) in [i._replace(line=0) for i in GRAPH[f"{PACKAGE}.timeline"]]
     assert any(
         i.lazy and i.module == "rich.console" for i in GRAPH[f"{PACKAGE}.convert.verbs.output"]
     )
@@ -152,8 +152,8 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
     shared = ("key_table", "rope_fields")
     rows = ("rows.dialogue", "rows.lines", "rows.parquet", "rows.reader")
     ours = {f"{PACKAGE}.{name}" for name in (*files, *shared, *rows)}
-    running = {"llama_cpp", f"{PACKAGE}.llama", f"{PACKAGE}.llama_log"}
-    running_it = ("drafter_check", "draft_agreement", "layer_inputs")
+    running = {"llama_cpp", *(f"{PACKAGE}.{name}" for name in ("llama", "llama_log", "seam"))}
+    running_it = ("drafter_check", "draft_agreement")
     names = ("writing.quantize", "verifiers.tokenizer", *(f"checking.{n}" for n in running_it))
     with_llama = {f"{PACKAGE}.convert.{name}" for name in names}
 

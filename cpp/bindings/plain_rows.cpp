@@ -1,10 +1,12 @@
 #include "core/plain_rows.h"
 
 #include <chrono>
+#include <memory>
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "bindings/owner.h"
+#include "llama/node_hashes.h"
 #include "llama/verifier.h"
 
 namespace dflash::bindings {
@@ -39,14 +41,16 @@ void check_room(const LlamaVerifier& verifier, const ProbeText& text) {
   }
 }
 
-std::optional<PlainRows> plain_rows(LlamaVerifier& verifier, int32_t n_read, int32_t widest,
-                                    bool repeats, double seconds) {
-  const ProbeText text{n_read, widest, repeats};
+std::optional<PlainRows> plain_rows(LlamaVerifier& verifier, NodeHashes& hashes, int32_t n_read,
+                                    int32_t widest, bool repeats, bool drops, double seconds) {
+  const ProbeText text{n_read, widest, repeats, drops};
   check_room(verifier, text);
-  return alone(verifier, [&] { return PlainRows::of(verifier, text, for_seconds(seconds)); });
+  return alone(verifier,
+               [&] { return PlainRows::of({verifier, hashes}, text, for_seconds(seconds)); });
 }
 
 std::optional<std::vector<int32_t>> equal_widths(const PlainRows& plain, LlamaVerifier& verifier,
+                                                 NodeHashes& hashes,
                                                  const std::vector<int32_t>& widths,
                                                  double seconds) {
   if (verifier.n_vocab() != plain.n_vocab()) throw py::value_error("another verifier's rows");
@@ -55,18 +59,20 @@ std::optional<std::vector<int32_t>> equal_widths(const PlainRows& plain, LlamaVe
     if (width >= 0 && width <= plain.text().widest && width < verifier.max_rows()) continue;
     throw py::value_error("the text or the context has no rows for width " + std::to_string(width));
   }
-  return alone(verifier,
-               [&] { return plain.equal_widths(verifier, widths, for_seconds(seconds)); });
+  return alone(verifier, [&] {
+    return plain.equal_widths({verifier, hashes}, widths, for_seconds(seconds));
+  });
 }
 
 }  // namespace
 
 void register_plain_rows(py::module_& module) {
   py::class_<PlainRows>(module, "PlainRows")
-      .def("equal_widths", &equal_widths, py::arg("verifier"), py::arg("widths"), py::kw_only(),
-           py::arg("seconds"));
-  module.def("plain_rows", &plain_rows, py::arg("verifier"), py::kw_only(), py::arg("n_read"),
-             py::arg("widest"), py::arg("repeats") = false, py::arg("seconds"));
+      .def("equal_widths", &equal_widths, py::arg("verifier"), py::arg("hashes"), py::arg("widths"),
+           py::kw_only(), py::arg("seconds"));
+  module.def("plain_rows", &plain_rows, py::arg("verifier"), py::arg("hashes"), py::kw_only(),
+             py::arg("n_read"), py::arg("widest"), py::arg("repeats") = false,
+             py::arg("drops") = false, py::arg("seconds"));
 }
 
 }  // namespace dflash::bindings

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from dflash_local.bench.runner import BenchOptions, Progress, run_bench
 from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
 from dflash_local.busy import BusyWatch
 from dflash_local.cli.bench_options import Arguments, parse
+from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError
 from dflash_local.other_work import OtherWork
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     """Run the subcommand; returns the exit status."""
     arguments = parse(argv)
     try:
-        with _warnings_on_stderr():
+        with warnings_on_stderr("bench"):
             return _bench(arguments)
     except KeyboardInterrupt:
         print("dflash-local bench: interrupted, nothing was written", file=sys.stderr)
@@ -87,6 +87,7 @@ def _options(arguments: Arguments) -> BenchOptions:
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
         long_answers=arguments.long_answers,
+        exact=arguments.exact,
     )
 
 
@@ -178,12 +179,3 @@ def _rich_table(console: Console, title: str, table: tables.Table) -> None:
     for index, row in enumerate(table.rows):
         shown.add_row(*row, style="bold green" if index == table.best else None)
     console.print(shown)
-
-
-@contextlib.contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"dflash-local bench: warning: {message}", file=sys.stderr
-        )
-        yield
