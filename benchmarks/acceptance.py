@@ -25,13 +25,13 @@ from dflash_local.cli.numbers import positive
 from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram
 from dflash_local.train.acceptance import Ints, blocks_of, counts_of_model
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import Capturer
+from dflash_local.train.checkpoint import load_weights
 from dflash_local.train.conversations import Conversation, read_conversations
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config
-from dflash_local.train.pipeline import load_weights
-from dflash_local.train.prompts import questions_of, read_prompts
+from dflash_local.train.questions import questions_of, read_prompts
 from dflash_local.train.verifier_file import VerifierFile
 
 _AT_ONCE = 32

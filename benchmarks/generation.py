@@ -24,8 +24,8 @@ from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.llama_log import captured_log
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import context_params, load_model
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 
 _MAX_TOKENS = 96

@@ -18,7 +18,7 @@ from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.train.capture import Capturer
 from dflash_local.train.conversations import read_conversations
-from dflash_local.train.pipeline import TOP_K
+from dflash_local.train.readings import TOP_K
 from dflash_local.train.shape import default_target_layers
 from dflash_local.train.verifier_file import VerifierFile
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from dflash_local import hub
 from dflash_local.gguf_header import GGUFHeader
 
+from .answerer import Answerer
 from .capture import Capturer
-from .generate import Answerer
 from .gguf_template import Template
 from .verifier import Identity
 from .verifier_file import VerifierFile

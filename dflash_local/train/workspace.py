@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -22,9 +22,6 @@ from .verifier import Verifier
 
 # Options that may change between two runs in one folder.
 _FREE = ("out", "threads", "gpu_layers", "cache_gb", "outtype", "draft_vocab", "force", "gguf")
-
-#: (what is being done, done, in all)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A trained drafter as files: the published layout, and the GGUF made from it."""
+"""A drafter as files in the published layout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from dflash_local.errors import DFlashError
+
+from .model import Drafter
 
 
 def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, Any]) -> Path:
@@ -25,3 +30,13 @@ def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, An
     part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     part.replace(folder / "config.json")
     return folder
+
+
+def load_weights(drafter: Drafter, folder: Path) -> None:
+    """The weights of a checkpoint in the published layout."""
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+        drafter.load_state_dict({name: value.float() for name, value in state.items()})
+    except (RuntimeError, SafetensorError) as error:
+        raise DFlashError(f"{path} does not hold what its config.json says: {error}") from error

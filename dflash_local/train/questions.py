@@ -12,8 +12,8 @@ from dflash_local.rows.messages import Message
 from dflash_local.rows.reader import Row, read_rows
 
 from .account import Sieve
+from .answerer import Question, Sampling
 from .conversations import Conversation
-from .generate import Question, Sampling
 from .verifier import ChatTokenizer, Generator, Progress
 
 MOST_REFUSED = 0.05  # of the rows of a file
