@@ -186,15 +186,17 @@ def _show(call: str, answers: list[dict[str, Timed]]) -> None:
 
 def _cell(own: list[Timed], place: Place) -> str:
     parts = (
-        median(_mean(seconds, place) for seconds in each)
+        median(_a_token(seconds, place) for seconds in each)
         for each in ([t.wall for t in own], [t.cpu for t in own], [t.around for t in own])
     )
     wall, cpu, around = (1e3 * part for part in parts)
     return f"{wall:.1f} ({cpu:.1f}; {around:.2f})"
 
 
-def _mean(seconds: list[float], place: Place) -> float:
-    return fmean(seconds[place.first : place.end])
+def _a_token(seconds: list[float], place: Place) -> float:
+    """The median of short stretches: a pause of the machine is in few of them."""
+    starts = range(place.first, place.end - _IN_TURN + 1, _IN_TURN)
+    return median(fmean(seconds[start : start + _IN_TURN]) for start in starts)
 
 
 def _ratios(
@@ -202,8 +204,8 @@ def _ratios(
 ) -> tuple[float, float]:
     """Speed-up on the clock, and in CPU time."""
     pairs = [(found[base], found[name]) for found in answers]
-    wall = median(_mean(a.wall, place) / _mean(b.wall, place) for a, b in pairs)
-    return wall, median(_mean(a.cpu, place) / _mean(b.cpu, place) for a, b in pairs)
+    wall = median(_a_token(a.wall, place) / _a_token(b.wall, place) for a, b in pairs)
+    return wall, median(_a_token(a.cpu, place) / _a_token(b.cpu, place) for a, b in pairs)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -98,6 +98,8 @@ CHAINS: dict[str, tuple[tuple[Callable[[Chain], None], ...], bool]] = {
         True,
     ),
     "top-k": ((GRAMMAR, top_k(5), temp(1.5), dist), True),
+    "many, temp": ((GRAMMAR, top_k(90), temp(0.8), dist), True),
+    "many, little cut": ((GRAMMAR, top_k(90), top_p(0.9999), min_p(1e-9), temp(0.8), dist), True),
     "top-k, penalties": ((penalties(1.3, 0.2, 0.4), GRAMMAR, top_k(8), dist), True),
     "top-k, typical": ((GRAMMAR, top_k(6), typical(0.7), temp(1.2), dist), True),
     "top-k, top-p": ((GRAMMAR, top_k(30), top_p(0.8), temp(1.2), dist), True),
@@ -175,6 +177,25 @@ def test_the_token_is_that_of_the_whole_row(
     n_whole = sum(n >= llm.n_vocab() - 1 for n in ours.seen)
     # Equals come in the order in which the whole row is sorted.
     assert ties or (n_whole < N_ROWS) == asks_less
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_without_a_grammar_too_the_token_is_that_of_the_whole_row(
+    name: str, ties: bool, llm: dflash_local.Llama, session: Session
+) -> None:
+    add = [sampler for sampler in CHAINS[name][0] if sampler is not GRAMMAR]
+    ours, stock = (Chain(llm, GRAMMARS["letters"], *add) for _ in range(2))
+    rng = np.random.default_rng(2)
+    place = last_row(llm)
+    with closing(ours), closing(stock):
+        for _ in range(N_ROWS):
+            row = rng.normal(0, 3, llm.n_vocab()).astype(np.float32)
+            row[rng.choice(llm.n_vocab(), int(rng.integers(0, 384)))] = -np.inf
+            place[:] = row = np.round(row) if ties else row
+            expected = stock.sample(llm._ctx, -1)
+            place[:] = row
+            assert session.sample(-1, ours) == expected
 
 
 @pytest.mark.parametrize("last_equal", [200, 383])

@@ -116,6 +116,8 @@ class Sampler {
   /// May put other tokens in the places of a drafter's block, once it is decided how much of it is
   /// verified: a decision that knew these tokens would change how answers are distributed.
   virtual void redraw(Draft& draft) { (void)draft; }
+  /// Whether redraw() does: what is possible is known afterwards only.
+  virtual bool redraws() const { return false; }
   /// How many of the drafts it could sample one after the other: the rest is not verified. Where
   /// it says fewer, the row after the last of them is sampled as if the rest were there.
   virtual size_t n_possible(const std::vector<Token>& drafts) const { return drafts.size(); }

@@ -56,6 +56,15 @@ SavedDrafter parse_saved(std::string_view state) {
   return {n_forgotten, state.substr(sizeof n_forgotten)};
 }
 
+// Of drafts those that may come one after the other, as far as the sampler knows.
+int32_t n_possible(const Sampler* sampler, const std::vector<Token>& drafts) {
+  return sampler == nullptr ? size_of(drafts) : static_cast<int32_t>(sampler->n_possible(drafts));
+}
+
+bool redraws(const Sampler* sampler) {
+  return sampler != nullptr && sampler->redraws();
+}
+
 void check_limit(std::optional<int32_t> max_tokens) {
   if (max_tokens && *max_tokens < 1) throw std::invalid_argument("max_tokens must be at least 1");
 }
@@ -395,7 +404,10 @@ const Draft& Session::propose(const std::optional<std::vector<Token>>& draft,
   const int32_t n_room = room(max_tokens);
   guarded([&] {
     make_draft(draft, n_room, sampler);
-    if (sampler != nullptr) draft_.cut(sampler->n_possible(draft_.tokens));
+    // Blocks and copies are cut already, before it is decided how much of them is verified.
+    if (draft || redraws(sampler)) {
+      draft_.cut(static_cast<size_t>(n_possible(sampler, draft_.tokens)));
+    }
     if (exact_.only()) cut_to_exact();
     decode_block();
   });
@@ -437,7 +449,7 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
     draft_.tokens.assign(given->begin(), given->begin() + static_cast<std::ptrdiff_t>(n));
     return;
   }
-  plan_ = make_plan(n_room);
+  plan_ = make_plan(n_room, sampler);
   if (plan_.copy > 0) {
     copy_draft(plan_.copy);
     return;
@@ -451,8 +463,10 @@ void Session::make_draft(const std::optional<std::vector<Token>>& given, int32_t
   });
   drafted_ = draft_;
   const bool adaptive = options_.width == SessionOptions::kAdaptive;
+  const int32_t n_most =
+      redraws(sampler) ? n_room : std::min(n_room, n_possible(sampler, draft_.tokens));
   const Verdict verdict =
-      adaptive ? controller_->choose_verify(draft_, n_room) : Verdict{n_room, false};
+      adaptive ? controller_->choose_verify(draft_, n_most) : Verdict{n_most, false};
   if (verdict.copy) {
     copy_draft(verdict.width);
   } else {
@@ -481,7 +495,7 @@ void Session::copy_draft(int32_t n) {
 
 // The caller's limit cuts the draft, not the block: with fewer masks in it the drafter would
 // propose other tokens.
-Plan Session::make_plan(int32_t n_room) {
+Plan Session::make_plan(int32_t n_room, const Sampler* sampler) {
   if (drafter_ == nullptr || n_room == 0 || features_missing()) return {};
   const int32_t widest = std::min(drafter_->max_width(), room({}));
   if (exact_.only() && exact_.widest(n_room, n_past_) == 0) return {};
@@ -493,6 +507,7 @@ Plan Session::make_plan(int32_t n_room) {
   const double catch_up = n_behind > kFew ? controller_->costs().catch_up(n_behind) : 0.0;
   const int32_t n = std::min(n_room, widest);
   lookup_ = look_up(tokens_, n);
+  lookup_.tokens.resize(static_cast<size_t>(n_possible(sampler, lookup_.tokens)));
   const Plan plan = controller_->choose(n, lookup_, catch_up);
   return {plan.copy, std::min(plan.block, widest), plan.probe};
 }

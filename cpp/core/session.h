@@ -186,7 +186,7 @@ class Session {
   int32_t most_waiting() const;
   void keep_features(int32_t n);
   int32_t room(std::optional<int32_t> max_tokens) const;
-  Plan make_plan(int32_t n_room);
+  Plan make_plan(int32_t n_room, const Sampler* sampler);
   void copy_draft(int32_t n);
   void cut_to_exact();
   void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);

@@ -65,7 +65,7 @@ RejectionSampler::RejectionSampler(const LlamaVerifier& verifier, const LlamaDra
     : verifier_(verifier),
       drafter_(drafter),
       chain_(chain),
-      shaping_(chain, verifier.n_vocab()),
+      shaping_(chain, verifier.n_vocab(), Shaping::Wanted::distribution),
       n_shaping_(api().llama_sampler_chain_n(chain) - 1) {}
 
 size_t RejectionSampler::n_possible(const std::vector<Token>& drafts) const {

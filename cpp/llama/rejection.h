@@ -26,6 +26,7 @@ class RejectionSampler : public Sampler {
                    llama_sampler* chain);
 
   void redraw(Draft& draft) override;
+  bool redraws() const override { return true; }
   size_t n_possible(const std::vector<Token>& drafts) const override;
   Token sample(int32_t row) override;
 

@@ -37,7 +37,7 @@ bool is_greedy(llama_sampler* chain) {
 ChainSampler::ChainSampler(const LlamaVerifier& verifier, llama_sampler* chain)
     : verifier_(verifier),
       chain_(chain),
-      shaping_(chain, verifier.n_vocab()),
+      shaping_(chain, verifier.n_vocab(), Shaping::Wanted::choice),
       greedy_(is_greedy(chain)) {}
 
 size_t ChainSampler::n_possible(const std::vector<Token>& drafts) const {
@@ -46,7 +46,7 @@ size_t ChainSampler::n_possible(const std::vector<Token>& drafts) const {
 
 Token ChainSampler::sample(int32_t row) {
   const float* logits = verifier_.logits(row);  // llama_sampler_sample asserts that they are there
-  if (!greedy_ && !shaping_.has_grammar()) {
+  if (!greedy_ && !shaping_.has_grammar() && !shaping_.is_quick()) {
     return api().llama_sampler_sample(chain_, verifier_.context(), row);
   }
   const Token token = greedy_ ? argmax(logits, verifier_.n_vocab()) : choose(logits);

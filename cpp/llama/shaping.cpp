@@ -79,23 +79,23 @@ bool is_active(llama_sampler* chain, int32_t i) {
   return name_in(chain, i).substr(0, 1) != "?";
 }
 
-Shaping::Shaping(llama_sampler* chain, int32_t n_vocab)
+Shaping::Shaping(llama_sampler* chain, int32_t n_vocab, Wanted wanted)
     : chain_(chain),
       n_vocab_(n_vocab),
+      wanted_(wanted),
       last_(is_chain(chain) ? api().llama_sampler_chain_n(chain) - 1 : -1),
       grammar_(last_) {
   for (int32_t i = 0; i < last_ && !has_grammar(); ++i) {
-    if (name_in(chain, i) == "grammar") {
-      grammar_ = i;
-    } else {
-      before_ = before_ || is_active(chain, i);
-    }
+    if (name_in(chain, i) == "grammar") grammar_ = i;
   }
-  if (has_grammar()) use_ = use_of_row();
+  for (int32_t i = 0; i < grammar_ && has_grammar(); ++i) before_ = before_ || is_active(chain, i);
+  use_ = use_of_row();
+  if (!has_grammar() && use_ != Use::top_k) use_ = Use::everything;
 }
 
 Shaping::Use Shaping::use_of_row() {
-  after_ = grammar_ + 1;
+  if (last_ < 0) return Use::everything;
+  after_ = has_grammar() ? grammar_ + 1 : 0;
   while (after_ < last_ && !is_active(chain_, after_)) ++after_;
   const std::string_view name = name_in(chain_, after_);
   if (name == "greedy" && after_ == last_) return Use::the_best;
@@ -128,13 +128,18 @@ llama_token_data_array Shaping::row_of(const float* logits) {
 
 llama_token_data_array Shaping::shape(const float* logits) {
   llama_token_data_array out = {};
+  if (!has_grammar()) {
+    if (use_ == Use::top_k && take_top_k(logits, out)) return out;
+    out = row_of(logits);
+    apply(out, 0, last_);
+    return out;
+  }
   const float* values = logits;
-  if (before_ || !has_grammar()) {
+  if (before_) {
     out = row_of(logits);
     apply(out, 0, grammar_);
     values = values_of(out);
   }
-  if (!has_grammar()) return out;
   llama_token_data_array likeliest = {};
   if (values != nullptr && shape_likeliest(values, likeliest)) return likeliest;
   if (!before_) out = row_of(logits);
@@ -151,6 +156,15 @@ const float* Shaping::values_of(const llama_token_data_array& row) {
     values_[i] = row_[i].logit;
   }
   return values_.data();
+}
+
+bool Shaping::take_top_k(const float* logits, llama_token_data_array& out) {
+  if (k_ == 0 || k_ >= static_cast<size_t>(n_vocab_)) return false;
+  found_.clear();
+  for (const int32_t id : top_k(logits, n_vocab_, static_cast<int32_t>(k_) + 1)) {
+    found_.push_back({id, logits[id], 0.0F});
+  }
+  return decide_top_k(found_.back().logit, out);
 }
 
 bool Shaping::shape_likeliest(const float* values, llama_token_data_array& out) {
@@ -210,12 +224,24 @@ bool Shaping::decide_by_bounds(float bound, llama_token_data_array& out) {
   most.resize(k_, {kUnseen, bound, 0.0F});
   llama_token_data_array with_others = array_of(most, /*sorted=*/true);
   apply(with_others, after_, last_);
-  if (with_others.size == 0 || with_others.size > found_.size()) return false;
-  if (!(found_[with_others.size - 1].logit > bound)) return false;
   left_ = found_;
   out = array_of(left_, /*sorted=*/true);
   apply(out, after_, last_);
-  return out.size == with_others.size;
+  const size_t n_own = std::min(with_others.size, found_.size());
+  if (n_own == 0 || !(found_[n_own - 1].logit > bound)) return false;
+  if (out.size == with_others.size) return true;
+  return wanted_ == Wanted::choice && chooses_alike(out, with_others);
+}
+
+// A draw adds up what is likeliest until it has its share of the sum: the larger the sum, the later
+// it ends. Where the least and the most that the sum can be end at one token, so does the truth.
+bool Shaping::chooses_alike(llama_token_data_array& some, llama_token_data_array& more) const {
+  llama_sampler* draw = api().llama_sampler_chain_get(chain_, last_);
+  for (llama_token_data_array* candidates : {&some, &more}) {
+    const std::unique_ptr<llama_sampler, Free> once(api().llama_sampler_clone(draw));
+    api().llama_sampler_apply(once.get(), candidates);
+  }
+  return some.selected == more.selected;
 }
 
 // What min-p keeps depends on the likeliest token only. It leaves the order of the row.
