@@ -22,6 +22,7 @@ import torch
 from dflash_local import hub
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.layer_ids import layer_inputs
 from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram
 from dflash_local.train.acceptance import Ints, blocks_of, counts_of_model
@@ -98,7 +99,7 @@ def _of_drafter(
     vocabulary = Vocabulary(
         torch.from_numpy(file.embedding), torch.from_numpy(file.head), draft["mask_token_id"]
     )
-    layers = [layer + 1 for layer in draft["target_layer_ids"]]
+    layers = layer_inputs(draft["target_layer_ids"])
     able = [width for width in widths if width < model.block_size]
     with _capturer(arguments, verifier, layers) as capturer:
         anchored = ((t, capturer.read(t.tokens, 1), _anchors(t)) for t in texts)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dflash_local.errors import DFlashError
+from dflash_local.whole_files import whole_file, write_whole
 
 from .model import Drafter
 
@@ -23,12 +24,9 @@ def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, An
     """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: value.to(torch.bfloat16).contiguous() for name, value in state.items()}
-    part = folder / ".model.part"
-    part.write_bytes(save(stored, metadata={"format": "pt"}))  # save_file's is for the owner only
-    part.replace(folder / "model.safetensors")
-    part = folder / ".config.part"
-    part.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / "config.json")
+    with whole_file(folder / "model.safetensors", alone=True) as part:
+        part.write_bytes(save(stored, metadata={"format": "pt"}))  # save_file's: the owner's only
+    write_whole(folder / "config.json", json.dumps(fields, indent=2) + "\n", alone=True)
     return folder
 
 

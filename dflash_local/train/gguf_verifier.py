@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dflash_local import hub
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.model_header import chat_template
 
 from .answerer import Answerer
 from .capture import Capturer
@@ -28,12 +29,11 @@ class GGUFVerifier:
     def identity(self) -> Identity:
         """Of the file."""
         header = GGUFHeader(self.gguf)
-        template = header.get("tokenizer.chat_template")
         return Identity(
             name=str(header.get("general.name") or self.gguf.stem),
             file=self.gguf.name,
             fingerprint=hub.fingerprint(self.gguf),
-            chat_template=None if template is None else str(template),
+            chat_template=chat_template(header),
         )
 
     @cached_property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dflash_local.errors import DFlashError
+from dflash_local.whole_files import whole_file
 
 from .examples import Batch, Examples
 from .loss import Losses, losses
@@ -211,9 +212,8 @@ class Fit:
             "scheduler": self._scheduler.state_dict(),
             "progress": vars(self.progress),
         }
-        temporary = self._state.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(self._state)
+        with whole_file(self._state, alone=True) as part:
+            torch.save(state, part)
         self._saved = time.monotonic()
 
     def _load(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dflash_local.errors import DFlashError
+from dflash_local.layer_ids import layer_inputs
 
 from .account import Asked
 from .checkpoint import load_weights
@@ -124,7 +125,7 @@ def _readings(
     processes: Processes,
 ) -> Readings:
     """Of this process: each keeps what it has read in a folder of its own."""
-    tapped = [layer + 1 for layer in fields["dflash_config"]["target_layer_ids"]]
+    tapped = layer_inputs(fields["dflash_config"]["target_layer_ids"])
     reader = verifier.reader(tapped, n_ctx=options.data.max_length)
     folder = work.readings / f"{processes.rank}-of-{processes.world}"
     limit = int(options.cache_gb * 1e9 / processes.world)
