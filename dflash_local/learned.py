@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ._api import _core
+from .cache_folder import cache_dir
 from .errors import BackendError, ModelError
-from .hub import cache_dir
 
 _SCHEMA = 3
 _KEPT = ("contexts", "accepted")

@@ -22,7 +22,7 @@ from .detokenizer import Tokenizer
 from .drafter import address
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import AllocationError, BackendError, ModelError
-from .hub import fingerprint
+from .fingerprint import fingerprint
 from .learned import Learned
 from .placement import checked_devices, placement_beside, verifier_devices
 from .rpc import checked_endpoints

@@ -19,8 +19,8 @@ from llama_cpp import _internals as internals
 
 from ._api import _core
 from .drafter import LoadedDrafter, address
+from .fingerprint import fingerprint
 from .gguf_header import GGUFHeader
-from .hub import fingerprint
 from .machine_key import gibibytes, machine_key
 from .model_header import chat_template
 from .pairing import DrafterInfo, VerifierInfo

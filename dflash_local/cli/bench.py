@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-from dflash_local import hub
+from dflash_local import demo
 from dflash_local.bench.measuring import measure
 from dflash_local.bench.report import read_report
 from dflash_local.bench.results_csv import write_csv
@@ -56,8 +56,8 @@ def _options(arguments: Arguments) -> BenchOptions:
         missing = "--drafter" if arguments.drafter is None else "--verifier"
         raise DFlashError(f"{missing} is missing: give both models, or none for the demo pair")
     return BenchOptions(
-        verifier=arguments.verifier or hub.demo_verifier(),
-        drafter=arguments.drafter or hub.demo_drafter(),
+        verifier=arguments.verifier or demo.verifier(),
+        drafter=arguments.drafter or demo.drafter(),
         threads=arguments.threads,
         widths=arguments.widths,
         max_tokens=arguments.max_tokens,

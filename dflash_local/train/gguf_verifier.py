@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from dflash_local import hub
+from dflash_local.fingerprint import fingerprint
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.model_header import chat_template
 
@@ -32,7 +32,7 @@ class GGUFVerifier:
         return Identity(
             name=str(header.get("general.name") or self.gguf.stem),
             file=self.gguf.name,
-            fingerprint=hub.fingerprint(self.gguf),
+            fingerprint=fingerprint(self.gguf),
             chat_template=chat_template(header),
         )
 

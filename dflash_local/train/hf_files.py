@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dflash_local import hf_hub, hub
+from dflash_local import hf_hub
 from dflash_local.errors import ModelError
+from dflash_local.fingerprint import fingerprint
 
 # Model, tokenizer and chat template.
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -35,9 +36,9 @@ def name_of(folder: Path) -> str:
     return folder.resolve().name if known is None else known[0]
 
 
-def fingerprint(folder: Path) -> str:
+def folder_fingerprint(folder: Path) -> str:
     """Tells a model from its other versions, by its files' names, sizes, heads and tails."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _FILES for path in folder.glob(pattern)):
-        digest.update(f"{path.name} {hub.fingerprint(path)}\n".encode())
+        digest.update(f"{path.name} {fingerprint(path)}\n".encode())
     return digest.hexdigest()[:12]
