@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 import llama_cpp
 import numpy as np
-from llama_cpp import _internals as internals
 
-from ._api import _core
+from ._api import _core, internals
 from .drafter import LoadedDrafter, address
 from .fingerprint import fingerprint
 from .gguf_header import GGUFHeader

@@ -153,7 +153,15 @@ def test_bench_and_train_and_convert_do_not_import_each_other() -> None:
 
 def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None:
     files = ("errors", "openmp", "pairing", "gguf_header", "drafter_file", "token_lists")
-    shared = ("hf_hub", "key_table", "layer_ids", "model_header", "rope_fields", "whole_files")
+    shared = (
+        "hf_hub",
+        "key_table",
+        "layer_ids",
+        "model_header",
+        "private_names",
+        "rope_fields",
+        "whole_files",
+    )
     rows = ("rows.dialogue", "rows.lines", "rows.parquet", "rows.reader")
     ours = {f"{PACKAGE}.{name}" for name in (*files, *shared, *rows)}
     running = {"llama_cpp", f"{PACKAGE}.llama", f"{PACKAGE}.llama_log"}

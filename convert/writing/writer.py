@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
+from dflash_local import private_names
 from dflash_local.drafter_file import drafter_problems
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.key_table import ARCHITECTURE
@@ -74,6 +75,9 @@ def write_gguf(
 @dataclass(frozen=True)
 class _Raw:
     data: bytes
+
+
+private_names.check("gguf", private_names.GGUF)
 
 
 class _Writer(GGUFWriter):  # type: ignore[misc]
