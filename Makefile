@@ -1,10 +1,11 @@
 # Thin over run.py, which works without make (and is what Windows users call).
 # make chat ARGS="-p hello"      make test ARGS="tests/test_demo.py"
 # make bench ARGS="--verifier V.gguf --drafter D.gguf"
+# make newest                     test with the newest llama-cpp-python and gguf there are
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: chat test bench
+.PHONY: chat test bench newest
 
 chat:
 	@$(PYTHON) run.py chat $(ARGS)
@@ -14,3 +15,6 @@ test:
 
 bench:
 	@$(PYTHON) run.py bench $(ARGS)
+
+newest:
+	@$(PYTHON) run.py newest $(ARGS)
