@@ -311,13 +311,35 @@ class Verifier:
     def backend_seconds(self) -> float:
         """Seconds spent inside libllama so far."""
 
+class NodeWatch:
+    """Sees what attention and layers give, row by row, as a graph computes it.
+
+    Args:
+        get_name: and the others: the addresses of ggml's functions of these names.
+    """
+
+    def __init__(
+        self, *, get_name: int, nbytes: int, is_contiguous: int, backend_tensor_get: int
+    ) -> None: ...
+    @property
+    def callback(self) -> int:
+        """The address of a ``ggml_backend_sched_eval_callback``: a context's ``cb_eval``."""
+
+    @property
+    def address(self) -> int:
+        """Its user data. The watch has to outlive that context."""
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes seen of the first row of the last decode that was looked at."""
+
 class PlainRows:
     """What plain decoding makes of a text: its logits, row by row."""
 
     def equal_widths(
-        self, verifier: Verifier, widths: Sequence[int], *, seconds: float
+        self, verifier: Verifier, watch: NodeWatch, widths: Sequence[int], *, seconds: float
     ) -> list[int] | None:
-        """The widths at which ``verifier`` gives the same logits, to the bit.
+        """The widths at which ``verifier`` computes the same, to the bit, on the way to its logits.
 
         It reads the text's beginning, decodes a block of so many drafts, drops some of its rows,
         and decodes the row that follows. Width 0 is a row by itself. Its memory is empty before and
@@ -328,16 +350,25 @@ class PlainRows:
         """
 
 def plain_rows(
-    verifier: Verifier, *, n_read: int, widest: int, repeats: bool = False, seconds: float
+    verifier: Verifier,
+    watch: NodeWatch,
+    *,
+    n_read: int,
+    widest: int,
+    repeats: bool = False,
+    drops: bool = False,
+    seconds: float,
 ) -> PlainRows | None:
     """Decodes a text that nobody wrote, as plain decoding does.
 
     Args:
         verifier: on a context as plain decoding has it, without feature layers. Its memory is empty
             before and after.
+        watch: of that context.
         n_read: tokens that are read as a prompt is.
         widest: drafts of the widest block that is to be compared.
         repeats: one token all along.
+        drops: of a block's rows the last half is dropped, as rejected drafts are.
 
     Returns:
         None where ``seconds`` did not do.

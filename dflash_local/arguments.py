@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
 
 
-def names(*functions: Callable[..., Any]) -> set[str]:
-    """What the functions' parameters are called; of ``**kwargs`` nothing is known."""
-    parameters = [p for f in functions for p in inspect.signature(f).parameters.values()]
+def of_constructors(kind: type) -> set[str]:
+    """What the parameters of a class's constructor, and of those that it inherits, are called."""
+    own = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+    parameters = [p for init in own for p in inspect.signature(init).parameters.values()]
     return {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from ._core import Session, Turn
-    from .llama import Llama
+    import numpy.typing as npt
+
+    from ._core import Turn
+    from .timeline import Timeline
 
 TokenGenerator = Generator[int, "Sequence[int] | None", None]
 StoppingCriteria = Callable[..., bool]
+DraftModel = Callable[["npt.NDArray[np.intc]"], "npt.NDArray[np.intc]"]
 
 
 class Room:
@@ -57,30 +62,30 @@ class Steps(Protocol):
 
 
 def tokens_of(
-    llm: Llama,
-    session: Session,
+    timeline: Timeline,
     steps: Steps,
     stopping_criteria: StoppingCriteria | None,
     turn: Turn,
 ) -> TokenGenerator:
     """The tokens of an answer whose prompt has been read."""
+    session, turns = timeline.session, timeline.turns
     sent: Sequence[int] | None = None
     try:
         while True:
-            with llm._alone(turn):  # once a token: it costs as much as all else here
+            with turns.alone(turn):  # once a token: it costs as much as all else here
                 token = steps.next_token(sent)
                 # They have no say in what is sampled; a step's rows stay until the next one.
                 if stopping_criteria is not None and stopping_criteria(
-                    llm._input_ids, session.logits(steps.index)
+                    timeline.tokens, session.logits(steps.index)
                 ):
                     return
                 steps.hand_out()
             sent = yield token
     finally:
-        with llm._if_still(turn) as mine:
-            if mine:
+        with turns.if_still(turn) as mine:
+            if mine:  # else who took the turn brings all in line
                 steps.end()
-                llm._settle()
+                timeline.settle()
 
 
 class WholeSteps:
@@ -88,13 +93,15 @@ class WholeSteps:
 
     Args:
         chain: address of the llama_sampler chain, which the caller keeps alive.
+        rejection: drafts are kept by rejection sampling.
     """
 
-    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
-        self._llm = llm
-        self._session = session
+    def __init__(self, timeline: Timeline, chain: int, room: Room, *, rejection: bool) -> None:
+        self._timeline = timeline
+        self._session = timeline.session
         self._chain = chain
         self._room = room
+        self._rejection = rejection
         self._tokens: list[int] = []
         self._n_out = 0  # of them are handed out
         self._before: int | None = None
@@ -102,14 +109,13 @@ class WholeSteps:
 
     def next_token(self, sent: Sequence[int] | None) -> int:
         if self._n_out == len(self._tokens):
-            rejection = self._llm.sampling == "rejection"
             self._tokens = self._session.step(
-                self._chain, max_tokens=self._room.left, draft=sent, rejection=rejection
+                self._chain, max_tokens=self._room.left, draft=sent, rejection=self._rejection
             ).tokens
             self._room.take(len(self._tokens))
             self._n_out = 0
         if self._before is not None:
-            self._llm._append(self._before)
+            self._timeline.append(self._before)
             self.index = self._n_out
         self._before = self._tokens[self._n_out]
         return self._before
@@ -134,9 +140,12 @@ class RowSteps:
     step of an answer has no anchor: its one row is what the prompt left behind.
     """
 
-    def __init__(self, llm: Llama, session: Session, chain: int, room: Room) -> None:
-        self._llm = llm
-        self._session = session
+    def __init__(
+        self, timeline: Timeline, chain: int, room: Room, draft_model: DraftModel | None
+    ) -> None:
+        self._timeline = timeline
+        self._session = timeline.session
+        self._draft_model = draft_model
         self._chain = chain
         self._room = room
         self._open = False
@@ -152,20 +161,28 @@ class RowSteps:
             self._begin(sent)
         if self._block:
             self.index = len(self._emitted)
-            self._llm._append(self._block[self.index])
-            self._llm._keep_scores(self.index)
+            self._timeline.append(self._block[self.index])
+            self._timeline.keep_scores(self.index)
         self._emitted.append(self._session.sample(self.index, self._chain))
         self._room.take(1)
         return self._emitted[-1]
 
     def _begin(self, sent: Sequence[int] | None) -> None:
         if self._emitted:
-            proposed = self._llm._proposed(self._emitted[-1], sent)
+            proposed = self._proposed(self._emitted[-1], sent)
             draft = self._session.propose(proposed, max_tokens=self._room.left, sampler=self._chain)
             self._block = [self._emitted[-1], *draft.tokens]
         self._emitted = []
         self._n_out = 0
         self._open = True
+
+    def _proposed(self, anchor: int, sent: Sequence[int] | None) -> Sequence[int] | None:
+        """What was sent to the generator, and what the parent's own draft model adds to it."""
+        if self._draft_model is None:
+            return sent
+        said = np.array([anchor, *(sent or ())], dtype=np.intc)
+        drafts = self._draft_model(np.concatenate((self._timeline.tokens, said)))
+        return [*said[1:].tolist(), *drafts.tolist()]
 
     def hand_out(self) -> None:
         self._n_out += 1
@@ -183,7 +200,7 @@ class RowSteps:
             self._commit()
         else:
             self._session.discard()
-        self._llm.n_tokens = self._session.n_past
+        self._timeline.n_tokens = self._session.n_past
 
     def _commit(self) -> None:
         if self._block:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
-import numpy as np
 
 from ._api import _core, internals
 from .drafter import LoadedDrafter, address
+from .errors import AllocationError
 from .fingerprint import fingerprint
 from .gguf_header import GGUFHeader
 from .machine_key import gibibytes, machine_key
@@ -59,15 +59,7 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
     llm._ctx.close()
     params = llm.context_params
     before = (params.n_outputs_max, params.n_rs_seq)
-    n_drafts = info.max_width if width is None else min(width, info.max_width)
-    rows: int | None = int(llm.n_batch)
-    if not (llm._logits_all or params.embeddings):
-        # Rows for a block instead of a whole batch: they take n_vocab floats each.
-        rows = params.n_outputs_max = min(info.max_width + 1, llm.n_batch)
-    if _is_recurrent(llm):
-        # Such a memory takes back only what it holds snapshots of, and each is as large as its
-        # state. libllama asserts that they and two tokens more fit in one n_ubatch.
-        params.n_rs_seq = max(0, min(n_drafts, params.n_ubatch - 2, params.n_batch - 2))
+    rows: int | None = set_for_blocks(llm, info, width, params)
     try:
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError:
@@ -75,11 +67,58 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
         rows = None
     llm._ctx = llm._stack.enter_context(contextlib.closing(context))
-    _apply_lora(llm)
-    if rows is None or not _is_recurrent(llm):
+    _apply_lora(llm, context)
+    return None if rows is None else rows_that_go_back(llm, address(context.ctx), rows, width)
+
+
+def set_for_blocks(llm: Llama, info: DrafterInfo, width: int | None, params: Any) -> int:
+    """Sets what a ``llama_context_params`` needs for blocks of drafts.
+
+    Args:
+        width: as for ``remake_context``.
+
+    Returns:
+        The rows of logits that the context will hold.
+    """
+    rows = int(llm.n_batch)
+    if not (llm._logits_all or params.embeddings):
+        # Rows for a block instead of a whole batch: they take n_vocab floats each.
+        rows = params.n_outputs_max = min(info.max_width + 1, llm.n_batch)
+    if _is_recurrent(llm):
+        # Such a memory takes back only what it holds snapshots of, and each is as large as its
+        # state. libllama asserts that they and two tokens more fit in one n_ubatch.
+        n_drafts = info.max_width if width is None else min(width, info.max_width)
+        params.n_rs_seq = max(0, min(n_drafts, params.n_ubatch - 2, params.n_batch - 2))
+    return rows
+
+
+def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) -> int:
+    """How many of a context's rows of logits a step may use: its memory takes no more back.
+
+    0 where it cannot take back a single draft.
+    """
+    if not _is_recurrent(llm):
         return rows
-    n_snapshots = int(llama_cpp.llama_n_rs_seq(llm._ctx.ctx))
-    return 0 if n_drafts > 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
+    n_snapshots = int(llama_cpp.llama_n_rs_seq(context))
+    return 0 if width != 0 and n_snapshots == 0 else min(rows, n_snapshots + 1)
+
+
+@contextlib.contextmanager
+def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch) -> Iterator[int]:
+    """The address of a context of the parent's model, whose graph a watch looks into.
+
+    Raises:
+        AllocationError: libllama could not make it.
+    """
+    params.cb_eval = type(params.cb_eval)(watch.callback)
+    params.cb_eval_user_data = watch.address
+    try:
+        context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    except ValueError as error:
+        raise AllocationError(str(error)) from error
+    with contextlib.closing(context):
+        _apply_lora(llm, context)
+        yield address(context.ctx)
 
 
 def open_plain_session(llm: Llama) -> _core.Session | None:
@@ -97,7 +136,6 @@ def open_plain_session(llm: Llama) -> _core.Session | None:
         _core.Verifier(context, max_rows=rows, feature_layers=[]), stop=llm._stop
     )
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -126,7 +164,6 @@ def open_session(
     )
     session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
-    grow_arrays(llm)
     return session
 
 
@@ -159,23 +196,14 @@ def _servers(rpc: Sequence[str]) -> list[list[int]]:
     return [[gibibytes(device) for device in devices_of(endpoint)] for endpoint in rpc]
 
 
-def grow_arrays(llm: Llama) -> None:
-    """Room for the whole context: libllama rounds n_ctx up, the parent counts what was asked."""
-    missing = llm._n_ctx - len(llm.input_ids)
-    if missing > 0:
-        llm.input_ids = np.pad(llm.input_ids, (0, missing))
-        if llm._logits_all:
-            llm.scores = np.pad(llm.scores, ((0, missing), (0, 0)))
-
-
 def _is_recurrent(llm: Llama) -> bool:
     return bool(llm._is_recurrent or llm._is_hybrid)
 
 
-def _apply_lora(llm: Llama) -> None:
+def _apply_lora(llm: Llama, context: Any) -> None:
     if llm._lora_adapter is None:
         return
     adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
     scales = (ctypes.c_float * 1)(llm.lora_scale)
-    if llama_cpp.llama_set_adapters_lora(llm._ctx.ctx, adapters, 1, scales):
+    if llama_cpp.llama_set_adapters_lora(context.ctx, adapters, 1, scales):
         raise RuntimeError(f"failed to set the LoRA adapter {llm.lora_path}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ._core import Stats
+
+if TYPE_CHECKING:
+    from .exact import ExactWidths
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,9 @@ class SessionStats:
     Attributes:
         last: of the answer that ran last.
         total: since the model was loaded.
+        exact_widths: the same as ``Llama.exact_widths``.
     """
 
     last: Stats
     total: Stats
+    exact_widths: ExactWidths | None = None

@@ -92,6 +92,26 @@ def greedy(llm: llama_cpp.Llama, tokens: Sequence[int], n: int) -> list[int]:
     return generated(llm.generate(tokens, temp=0.0), n)
 
 
+def answers(llm: Any, prompts: Iterable[Sequence[int]], n: int = 32) -> list[list[int]]:
+    """Greedy answers of n tokens, each from an empty memory."""
+    found = []
+    for tokens in prompts:
+        llm.reset()
+        found.append(greedy(llm, tokens, n))
+    return found
+
+
+def exact_widths(llm: dflash_local.Llama) -> tuple[int, ...]:
+    """The widths that were found to be exact."""
+    assert llm.exact_widths is not None
+    return llm.exact_widths.widths
+
+
+def verified_widths(llm: dflash_local.Llama) -> set[int]:
+    """The numbers of drafts that were verified since the model was loaded."""
+    return {width for width, n in enumerate(llm.stats.total.verified_per_width) if n}
+
+
 def counts(llm: Any) -> tuple[int, int]:
     """Tokens drafted and accepted since the model was loaded."""
     total = llm.stats.total

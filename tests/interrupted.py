@@ -1,7 +1,7 @@
 """``dflash-local`` with a Ctrl-C at one moment of its life: a program for the tests of it.
 
 `python interrupted.py MOMENT ARGUMENT ...`: the moment is the first call of a function, as in
-"dflash_local.llama:eval", or the n-th call of any function, "*n"; "*0" never comes.
+"dflash_local.session_llama:eval", or the n-th call of any function, "*n"; "*0" never comes.
 """
 
 from __future__ import annotations

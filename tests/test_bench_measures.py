@@ -173,6 +173,15 @@ def test_quality_is_the_share_of_identical_answers_the_margin_and_the_score() ->
     assert summarize(answers, "4", greedy=False).identical is None
 
 
+def test_exact_steps_are_those_whose_width_was_found_to_be_exact() -> None:
+    answers = [answer("4", steps=STEPS)]
+    assert summarize(answers, "4").exact is None
+    assert summarize(answers, "4", exact_widths=()).exact == pytest.approx(1 / 5)
+    assert summarize(answers, "4", exact_widths=(1, 2)).exact == pytest.approx(2 / 5)
+    assert summarize(answers, "4", exact_widths=(1, 2, 3, 4)).exact == 1
+    assert summarize([answer()], PLAIN, exact_widths=(4,)).exact is None
+
+
 def test_a_category_takes_its_own_answers_only() -> None:
     answers = [
         answer(times=(0.0, 1.0)),

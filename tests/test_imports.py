@@ -114,7 +114,7 @@ def test_the_scan_sees_the_imports() -> None:
     assert Import(f"{PACKAGE}.errors", False, 0) in [
         i._replace(line=0) for i in GRAPH[f"{PACKAGE}.pairing"]
     ]
-    assert Import("numpy", False, 0) in [i._replace(line=0) for i in GRAPH[f"{PACKAGE}.llama"]]
+    assert Import("numpy", False, 0) in [i._replace(line=0) for i in GRAPH[f"{PACKAGE}.timeline"]]
     assert any(
         i.lazy and i.module == "rich.console" for i in GRAPH[f"{PACKAGE}.convert.verbs.output"]
     )

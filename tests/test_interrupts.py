@@ -45,10 +45,10 @@ def test_without_an_interrupt_the_answer_ends_as_always() -> None:
         "dflash_local.cli.chat:_one_shot_text",
         "dflash_local.llama_log:_receive",  # C calls it while it loads the verifier
         "dflash_local.drafter:__init__",
-        "dflash_local.llama:_read_chunk",
+        "dflash_local.timeline:_read_chunk",
         "dflash_local.cli.screen:piece",
         "dflash_local.cli.report:write_json",
-        "dflash_local.llama:close",
+        "dflash_local.session_llama:close",
         "dflash_local.cli.interrupts:leave",
     ],
 )

@@ -179,7 +179,7 @@ def test_ctrl_c_right_after_a_decode_leaves_a_model_that_answers_as_before(
         generator = llm.generate(tokens, temp=0.0)
         assert list(itertools.islice(generator, k)) == expected[:k]
         with monkeypatch.context() as patch:
-            patch.setattr(llm, "_append", interrupted)
+            patch.setattr(llm._timeline, "append", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 next(generator)
         asked = [*tokens, *expected[: k - 1]]  # what the model holds, as far as it knows

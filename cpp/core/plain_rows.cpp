@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <random>
 
 #include "core/errors.h"
+#include "core/hash.h"
 
 namespace dflash {
 
@@ -39,76 +39,82 @@ PlainRows::PlainRows(const ProbeText& text, int32_t n_vocab) : text_(text), n_vo
   if (text.repeats) std::fill(tokens_.begin(), tokens_.end(), tokens_[0]);
 }
 
-std::optional<PlainRows> PlainRows::of(Verifier& plain, const ProbeText& text,
+std::optional<PlainRows> PlainRows::of(Observed plain, const ProbeText& text,
                                        const KeepOn& keep_on) {
-  PlainRows made(text, plain.n_vocab());
-  const Emptied emptied(plain);
+  PlainRows made(text, plain.verifier.n_vocab());
+  const Emptied emptied(plain.verifier);
   if (!made.read(plain, keep_on)) return {};
   const auto n = static_cast<int32_t>(made.tokens_.size());
   for (int32_t pos = text.n_read; pos < n; ++pos) {
     if (!keep_on()) return {};
-    plain.decode(&made.tokens_[static_cast<size_t>(pos)], 1, pos, Rows::all);
-    const float* logits = plain.logits(0);
-    made.rows_.emplace_back(logits, logits + made.n_vocab_);
+    made.decode(plain, 1, pos);
+    made.rows_.push_back(made.hash_of_row(plain, 0));
   }
   return made;
 }
 
-std::optional<std::vector<int32_t>> PlainRows::equal_widths(Verifier& verifier,
+std::optional<std::vector<int32_t>> PlainRows::equal_widths(Observed other,
                                                             const std::vector<int32_t>& widths,
                                                             const KeepOn& keep_on) const {
-  const Emptied emptied(verifier);
-  if (!read(verifier, keep_on)) return {};
+  const Emptied emptied(other.verifier);
+  if (!read(other, keep_on)) return {};
   std::vector<int32_t> equal;
   for (const int32_t width : widths) {
-    if (!go_back(verifier, keep_on)) return {};
-    const std::optional<bool> same = is_equal(verifier, width, keep_on);
+    if (!go_back(other, keep_on)) return {};
+    const std::optional<bool> same = is_equal(other, width, keep_on);
     if (!same) return {};
     if (*same) equal.push_back(width);
   }
   return equal;
 }
 
-bool PlainRows::read(Verifier& verifier, const KeepOn& keep_on) const {
-  const int32_t piece = std::min(kPiece, verifier.n_batch());
+bool PlainRows::read(Observed observed, const KeepOn& keep_on) const {
+  observed.witness.begin(0);
+  const int32_t piece = std::min(kPiece, observed.verifier.n_batch());
   for (int32_t pos = 0; pos < text_.n_read; pos += piece) {
     if (!keep_on()) return false;
     const int32_t n = std::min(piece, text_.n_read - pos);
-    verifier.decode(&tokens_[static_cast<size_t>(pos)], n, pos, Rows::last);
+    observed.verifier.decode(&tokens_[static_cast<size_t>(pos)], n, pos, Rows::last);
   }
   return true;
 }
 
 // A memory that cannot go back so far reads the prompt anew.
-bool PlainRows::go_back(Verifier& verifier, const KeepOn& keep_on) const {
-  if (verifier.trim(text_.n_read)) return true;
-  empty(verifier);
-  return read(verifier, keep_on);
+bool PlainRows::go_back(Observed observed, const KeepOn& keep_on) const {
+  if (observed.verifier.trim(text_.n_read)) return true;
+  empty(observed.verifier);
+  return read(observed, keep_on);
 }
 
-std::optional<bool> PlainRows::is_equal(Verifier& verifier, int32_t width,
+void PlainRows::decode(Observed observed, int32_t n, int32_t pos) const {
+  observed.witness.begin(n);
+  observed.verifier.decode(&tokens_[static_cast<size_t>(pos)], n, pos, Rows::all);
+}
+
+std::optional<bool> PlainRows::is_equal(Observed observed, int32_t width,
                                         const KeepOn& keep_on) const {
   if (!keep_on()) return {};
-  verifier.decode(&tokens_[static_cast<size_t>(text_.n_read)], width + 1, text_.n_read, Rows::all);
+  decode(observed, width + 1, text_.n_read);
   for (int32_t i = 0; i <= width; ++i) {
-    if (!same_row(verifier, i, i)) return false;
+    if (hash_of_row(observed, i) != rows_[static_cast<size_t>(i)]) return false;
   }
   const int32_t kept = n_kept(width);
   const int32_t next = text_.n_read + kept;
-  if (!verifier.trim(next)) throw BackendError("the verifier's memory cannot drop drafts");
+  if (!observed.verifier.trim(next)) {
+    throw BackendError("the verifier's memory cannot drop drafts");
+  }
   if (!keep_on()) return {};
-  verifier.decode(&tokens_[static_cast<size_t>(next)], 1, next, Rows::all);
-  return same_row(verifier, 0, kept);
+  decode(observed, 1, next);
+  return hash_of_row(observed, 0) == rows_[static_cast<size_t>(kept)];
 }
 
-bool PlainRows::same_row(const Verifier& verifier, int32_t row, int32_t i) const {
+uint64_t PlainRows::hash_of_row(Observed observed, int32_t row) const {
   const size_t n_bytes = static_cast<size_t>(n_vocab_) * sizeof(float);
-  return std::memcmp(verifier.logits(row), rows_[static_cast<size_t>(i)].data(), n_bytes) == 0;
+  return hash_of(observed.verifier.logits(row), n_bytes, observed.witness.seen(row));
 }
 
-// In one text all drafts are accepted, in the other not the last half of them.
 int32_t PlainRows::n_kept(int32_t width) const {
-  return text_.repeats ? width + 1 - (width + 1) / 2 : width + 1;
+  return text_.drops ? width + 1 - (width + 1) / 2 : width + 1;
 }
 
 }  // namespace dflash

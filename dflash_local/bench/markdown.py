@@ -187,7 +187,8 @@ def _quality_note(report: Document) -> str:
         return "Above temperature 0 answers are drawn: only their scores can be compared."
     return (
         "A block of rows rounds otherwise than one row (and weights or K/V below F32 do so more), "
-        "so two equally good tokens may change places. The margin is that of the two best logits "
+        "so two equally good tokens may change places; where all steps are exact, plain decoding's "
+        "logits to the bit, none do. The margin is that of the two best logits "
         "of plain decoding where an answer leaves the plain one. The score is the share of "
         "checked answers that pass; cut answers may fail."
     )

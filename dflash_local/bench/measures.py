@@ -202,6 +202,16 @@ def first_difference(plain: Sequence[int], other: Sequence[int]) -> int | None:
     return None if len(plain) == len(other) else min(len(plain), len(other))
 
 
+def exact_share(steps: Sequence[Step], exact_widths: Sequence[int] | None) -> float | None:
+    """Share of the steps whose logits were plain decoding's to the bit: without drafts all are.
+
+    None where exact widths are not known, or there are no steps.
+    """
+    if exact_widths is None or not steps:
+        return None
+    return sum(step.n_drafted in (0, *exact_widths) for step in steps) / len(steps)
+
+
 def identical_share(answers: Sequence[Answer], mode: str) -> float | None:
     """Share of answers whose tokens are those of the plain answer."""
     same = [first_difference(p.tokens, o.tokens) is None for p, o in pairs(answers, mode)]

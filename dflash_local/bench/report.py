@@ -102,6 +102,7 @@ def to_report(results: Results) -> Document:
         "calls": [asdict(cost) for cost in results.calls],
         "places": [asdict(at) for at in results.places],
         "learned": run.learned,
+        "exact_widths": run.exact_widths,
         "costs": _costs(results.costs),
         "differences": [asdict(difference) for difference in run.differences],
         "prompts": per_prompt(run.answers),
@@ -161,7 +162,14 @@ def _medians(answers: Sequence[Answer]) -> dict[str, float]:
 def _summaries(options: BenchOptions, run: Run, category: str) -> list[Summary]:
     greedy = options.temperature == 0
     return [
-        summarize(run.answers, mode, category, differences=run.differences, greedy=greedy)
+        summarize(
+            run.answers,
+            mode,
+            category,
+            differences=run.differences,
+            greedy=greedy,
+            exact_widths=run.exact_widths,
+        )
         for mode in run.modes
     ]
 
@@ -203,6 +211,7 @@ def _options(results: Results) -> dict[str, Any]:
         "rpc": list(options.rpc),
         "n_ctx": run.n_ctx,
         "kv": "f32" if options.kv_f32 else "f16",
+        "exact": options.exact,
         "widths": [width for width in run.widths if width is not None],
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,

@@ -61,6 +61,7 @@ class BenchOptions:
     rpc: tuple[str, ...] = ()
     seed: int = 1
     kv_f32: bool = False
+    exact: bool = False  # flash attention; adaptive widths verify only exact ones
     long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
 
 
@@ -75,6 +76,8 @@ class Run:
         chats: of a few of the prompts through ``create_chat_completion``.
         long: of a few of the prompts, ``LONG`` tokens each.
         learned: what adaptive widths knew in the end, see ``Session.learned``.
+        exact_widths: the widths that are exact in all of the context; None where that was not
+            checked, as without adaptive widths.
         staircase: what decodes cost by width.
     """
 
@@ -87,6 +90,7 @@ class Run:
     differences: list[Difference] = field(default_factory=list)
     staircase: Staircase | None = None
     learned: dict[str, list[float]] | None = None
+    exact_widths: tuple[int, ...] | None = None
     memory: Memory = field(default_factory=Memory)
 
     @property
@@ -184,6 +188,7 @@ def _ours(
         str(options.verifier),
         drafter=str(options.drafter),
         width=width,
+        exact=True if options.exact and width is None else None,
         rpc=options.rpc,
         **settings,
     )
@@ -204,6 +209,8 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
         "n_gpu_layers": offloaded_layers(options.gpu_layers, options.rpc),
         "verbose": False,
     }
+    if options.exact:
+        settings["flash_attn"] = True
     if options.kv_f32:
         settings |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return settings
@@ -255,12 +262,19 @@ class _Bench:
         progress(total, total, "costs by width")
         if ADAPTIVE in self._models:
             self._run.learned = self._models[ADAPTIVE].session.learned()
+            self._run.exact_widths = self._exact_widths()
         llm = self._models[self._run.modes[1]]
         self._run.staircase = measure_staircase(self._plain, llm, self._context(rendered))
         if self._options.temperature == 0:
             progress(total, total, "margins where answers differ")
             answers = self._run.answers
             self._run.differences = find_differences(self._plain, rendered, answers)
+
+    def _exact_widths(self) -> tuple[int, ...] | None:
+        found = self._models[ADAPTIVE].exact_widths
+        if found is None:
+            return None
+        return found.widths if found.up_to >= self._run.n_ctx else ()
 
     def _render(self, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
         rendered = _rendered(self._plain, prompts)

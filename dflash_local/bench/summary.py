@@ -11,6 +11,7 @@ from .measures import (
     acceptance_rate,
     all_steps,
     drift,
+    exact_share,
     identical_share,
     largest_margin,
     least_speed_up,
@@ -47,6 +48,8 @@ class Summary:
         per_token_p50: of the time between two tokens; those of one step come together.
         answer: whole answers, prompt included.
         identical: share of answers equal to plain ones; None above temperature 0.
+        exact: share of the steps that gave plain decoding's logits to the bit; None where that is
+            not known.
         largest_margin: see ``Difference``; None where nothing differs.
         drift: see ``drift``.
         part_seconds, part_medians: of a step; empty where there are none.
@@ -69,6 +72,7 @@ class Summary:
     per_token_p95: float | None
     answer: Spread | None
     identical: float | None
+    exact: float | None
     largest_margin: float | None
     score: float | None
     drift: float | None
@@ -83,6 +87,7 @@ def summarize(
     *,
     differences: Sequence[Difference] = (),
     greedy: bool = True,
+    exact_widths: Sequence[int] | None = None,
 ) -> Summary:
     """The measures of ``mode``; ``answers`` holds the plain ones too."""
     among = [a for a in answers if category in ("all", a.category)]
@@ -108,6 +113,7 @@ def summarize(
         per_token_p95=percentile(gaps, 0.95) if gaps else None,
         answer=spread(answer.times[-1] for answer in own),
         identical=identical_share(among, mode) if speculative and greedy else None,
+        exact=exact_share(steps, exact_widths),
         largest_margin=largest_margin((d for d in differences if d.prompt in known), mode),
         score=score(own),
         drift=drift(among, mode),

@@ -79,12 +79,19 @@ def quality_table(summaries: Sequence[Summary]) -> Table:
         [
             mode_name(s.mode),
             percent(s.identical),
+            percent(s.exact),
             number(s.largest_margin, 3),
             percent(s.score),
         ]
         for s in summaries
     ]
-    head = ["", "identical to plain greedy", "largest margin where they part", "score"]
+    head = [
+        "",
+        "identical to plain greedy",
+        "exact steps",
+        "largest margin where they part",
+        "score",
+    ]
     return Table(head, rows)
 
 

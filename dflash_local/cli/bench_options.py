@@ -37,6 +37,7 @@ class Arguments:
     seed: int = BenchOptions.seed
     kv_f32: bool = False
     long_answers: int = BenchOptions.long_answers
+    exact: bool = False
     compare: Path | None = None
     csv: Path | None = None
 
@@ -95,6 +96,8 @@ def _add_how(group: argparse._ArgumentGroup) -> None:
     add("--gpu-layers", type=int, metavar="N", help=layers)
     add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
     add("--kv-f32", action="store_true", help="K/V cache in F32 instead of F16")
+    exact = "flash attention; adaptive widths verify only exact widths (docs/exact.md)"
+    add("--exact", action="store_true", help=exact)
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:

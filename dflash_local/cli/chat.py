@@ -15,7 +15,15 @@ from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
 from dflash_local.cli.options import ChatOptions, parse
-from dflash_local.cli.report import Setup, one_line, report, totals, width_text, write_json
+from dflash_local.cli.report import (
+    Setup,
+    exact_text,
+    one_line,
+    report,
+    totals,
+    width_text,
+    write_json,
+)
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
 from dflash_local.rendering import AS_LLAMA_2, chat_template
@@ -136,7 +144,11 @@ class ChatSession:
     def _totals(self) -> list[str]:
         session = self._llm.session
         learned = None if session is None else session.learned()
-        return totals(self._llm.stats.total, self._setup.width, learned)
+        return [*totals(self._llm.stats.total, self._setup.width, learned), *self._exact()]
+
+    def _exact(self) -> list[str]:
+        found = self._llm.exact_widths
+        return [] if found is None else [exact_text(found, self._llm.n_ctx())]
 
     def _command(self, name: str) -> bool:
         """Run a line that begins with a slash; False when the chat is to end."""

@@ -39,6 +39,7 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         drafter=None if drafter is None else str(drafter),
         width=options.width,
         sampling=options.sampling,
+        exact=options.exact or None,
         n_ctx=options.n_ctx or usual_context(verifier),
         n_threads=options.threads,
         n_threads_batch=options.threads,

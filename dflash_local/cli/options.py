@@ -22,6 +22,7 @@ class ChatOptions:
     drafter: Path | None = None
     width: int | None = None  # None: adaptive, decided step by step
     plain: bool = False
+    exact: bool = False
     n_ctx: int | None = None  # None: DEFAULT_N_CTX, or less where the model was trained on less
     threads: int = field(default_factory=physical_cores)
     gpu_layers: int | None = None  # None: 0, or all of them with --rpc
@@ -71,6 +72,8 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     width = "tokens drafted a step, 0 for none (default: decided step by step, for the most speed)"
     add("--width", type=natural, metavar="N", help=width)
     add("--plain", action="store_true", help="no drafter: plain decoding")
+    exact = "verify only widths that give plain decoding's logits to the bit (docs/exact.md)"
+    add("--exact", action="store_true", help=exact)
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
     add("--n-ctx", type=positive, metavar="N", help=context)
     threads = "CPU threads (default: the physical cores)"

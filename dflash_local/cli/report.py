@@ -12,6 +12,7 @@ from typing import Any
 
 from dflash_local import Stats
 from dflash_local.cli.conversation import Answer
+from dflash_local.exact import ExactWidths
 from dflash_local.whole_files import write_whole
 from dflash_local.widths import choice, shares, shares_text
 
@@ -112,6 +113,13 @@ def totals(
         lines.append(f"steps by tokens drafted {drafted} · by drafts verified {verified}")
     times = " · ".join(f"{phase} {seconds:.2f}" for phase, seconds in _phases(stats).items())
     return [*lines, f"seconds: {times}", *_why(learned)]
+
+
+def exact_text(found: ExactWidths, n_ctx: int) -> str:
+    """A line for /stats: the widths that are exact, and in how many positions."""
+    widths = " ".join(map(str, found.widths)) or "none"
+    partly = found.widths and found.up_to < n_ctx
+    return f"exact widths: {widths}" + (f", in {found.up_to} positions" if partly else "")
 
 
 def _why(learned: Mapping[str, Sequence[float]] | None) -> Iterator[str]:

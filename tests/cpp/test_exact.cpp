@@ -32,6 +32,22 @@ std::vector<int32_t> without(std::vector<int32_t> widths, int32_t width) {
   return widths;
 }
 
+/// Sees what is off in a decode of n tokens, whatever becomes of it.
+class FakeWitness : public Witness {
+ public:
+  explicit FakeWitness(Off off = kExact) : off_(std::move(off)) {}
+
+  void begin(int32_t n_rows) override { n_rows_ = n_rows; }
+  uint64_t seen(int32_t row) const override {
+    CHECK(row < n_rows_);
+    return off_(n_rows_, row) == 0 ? 1 : 2;
+  }
+
+ private:
+  Off off_;
+  int32_t n_rows_ = 0;
+};
+
 struct Compared {
   std::optional<std::vector<int32_t>> widths;
   size_t n_left = 0;  // tokens in the memory
@@ -39,7 +55,8 @@ struct Compared {
 
 /// Plain decoding against a verifier whose rows are off; so many decodes of each at most.
 Compared compare_rows(const ProbeText& text, const Off& logits, const Off& memory,
-                      Memory kind = Memory::any_part, int32_t n_decodes = 1000) {
+                      Memory kind = Memory::any_part, int32_t n_decodes = 1000,
+                      const Off& on_the_way = kExact) {
   Law law;
   Calls calls;
   FakeVerifier::Size size;
@@ -49,19 +66,22 @@ Compared compare_rows(const ProbeText& text, const Off& logits, const Off& memor
   FakeVerifier verifier(law, calls, size);
   verifier.logits_off = logits;
   verifier.memory_off = memory;
+  FakeWitness sees_nothing;
+  FakeWitness witness(on_the_way);
   int32_t n = 0;
   const auto keep_on = [&] { return n++ < n_decodes; };
-  const auto rows = PlainRows::of(plain, text, keep_on);
+  const auto rows = PlainRows::of({plain, sees_nothing}, text, keep_on);
   if (!rows) return {{}, plain.memory().size()};
   n = 0;
-  const auto widths = rows->equal_widths(verifier, up_to(text.widest), keep_on);
+  const auto widths = rows->equal_widths({verifier, witness}, up_to(text.widest), keep_on);
   return {widths, plain.memory().size() + verifier.memory().size()};
 }
 
 const std::vector<Memory> kKinds = {Memory::any_part, Memory::last_rows};
 
 /// All texts that are compared when a pair is loaded.
-const std::vector<ProbeText> kTexts = {{16, 7, false}, {16, 7, true}, {257, 7, false}};
+const std::vector<ProbeText> kTexts = {
+    {16, 7, false, false}, {16, 7, true, true}, {257, 7, false, true}};
 
 }  // namespace
 
@@ -92,11 +112,21 @@ TEST(a_width_is_not_exact_where_any_of_its_rows_is_off) {
   }
 }
 
+TEST(what_is_off_on_the_way_counts_even_where_the_logits_are_the_same) {
+  for (const ProbeText& text : kTexts) {
+    for (int32_t width = 1; width <= 7; ++width) {
+      const Compared found =
+          compare_rows(text, kExact, kExact, Memory::any_part, 1000, off_at(width + 1, width));
+      CHECK_EQUAL(found.widths.value_or(up_to(0)), without(up_to(7), width));
+    }
+  }
+}
+
 TEST(what_rows_leave_in_the_memory_counts_too) {
   for (const ProbeText& text : kTexts) {
     for (int32_t width = 1; width <= 7; ++width) {
       // The first row's memory is read by the rows beside it, the last's by the row that follows.
-      for (const int32_t row : {0, text.repeats ? 0 : width}) {
+      for (const int32_t row : {0, text.drops ? 0 : width}) {
         const Compared found = compare_rows(text, kExact, off_at(width + 1, row));
         CHECK_EQUAL(found.widths.value_or(up_to(0)), without(up_to(7), width));
       }
