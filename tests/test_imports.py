@@ -157,6 +157,7 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
         "hf_hub",
         "key_table",
         "layer_ids",
+        "lazy",
         "model_header",
         "private_names",
         "rope_fields",
