@@ -96,6 +96,7 @@ class Llama(SessionLlama):
         **kwargs: Any,
     ) -> None:
         self._attached: Attached | None = None
+        self._watch: _core.NodeWatch | None = None  # of the context's graphs, which it outlives
         self._width = _checked_width(width)
         self.sampling = sampling
         self._drafter_options = DrafterOptions(
