@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.files import demo_pair
 from dflash_local.files.layer_ids import layer_inputs
 from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram

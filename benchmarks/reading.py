@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.files import demo_pair
 from dflash_local.files.layer_ids import layer_inputs
 from dflash_local.train.capture import Capturer
 from dflash_local.train.conversations import read_conversations

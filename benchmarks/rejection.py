@@ -14,8 +14,9 @@ import statistics
 from itertools import islice
 from pathlib import Path
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.bench.suite import SUITES, load_prompts
+from dflash_local.files import demo_pair
 from dflash_local.train.verifiers.gguf_template import Template
 
 SAMPLING = ("exact", "rejection")

@@ -204,7 +204,7 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import demo_pair
+    from dflash_local.files import demo_pair
     from dflash_local.train.verifiers.gguf_template import Template
 
     args.verifier = args.verifier or demo_pair.verifier()

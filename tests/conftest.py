@@ -16,9 +16,9 @@ from rpc_servers import placed, server
 from waiting import PATIENCE
 
 import dflash_local.machine.rpc
-from dflash_local import demo_pair
 from dflash_local.cache_folder import cache_dir
 from dflash_local.errors import DFlashError
+from dflash_local.files import demo_pair
 from dflash_local.files.drafter_file import read_drafter
 from dflash_local.files.requantize import requantize
 from dflash_local.fingerprint import fingerprint

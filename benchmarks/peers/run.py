@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from dflash_local import demo_pair
 from dflash_local.bench import machine
 from dflash_local.bench.suite import load_prompts
+from dflash_local.files import demo_pair
 from dflash_local.files.drafter_file import DrafterInfo, read_drafter
 from dflash_local.machine.other_work import OtherWork
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from dflash_local import demo_pair
 from dflash_local.bench.measuring import measure
 from dflash_local.bench.report import read_report
 from dflash_local.bench.results_csv import write_csv
@@ -14,6 +13,7 @@ from dflash_local.cli.bench_options import Arguments, parse
 from dflash_local.cli.bench_screen import show, shown
 from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError
+from dflash_local.files import demo_pair
 from dflash_local.machine.busy import BusyWatch
 
 

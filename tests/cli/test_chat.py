@@ -18,12 +18,13 @@ import pytest
 from terminal import Terminal
 from waiting import PATIENCE
 
-from dflash_local import ContextError, Llama, Stats, demo_pair
+from dflash_local import ContextError, Llama, Stats
 from dflash_local.cli import cores
 from dflash_local.cli.conversation import Conversation, count_prompt_tokens
 from dflash_local.cli.options import ChatOptions
 from dflash_local.cli.report import exact_text, one_line, totals, write_json
 from dflash_local.cli.screen import TerminalScreen
+from dflash_local.files import demo_pair
 from dflash_local.runtime.exact import ExactWidths
 
 pytestmark = pytest.mark.skipif(

