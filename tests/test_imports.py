@@ -148,8 +148,8 @@ def test_bench_and_train_and_convert_do_not_import_each_other() -> None:
 
 
 def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None:
-    files = ("errors", "openmp", "pairing", "gguf_header", "drafter_file", "token_lists")
-    shared = ("key_table", "rope_fields")
+    files = ("errors", "openmp", "pairing", "gguf_header", "gguf_parts", "drafter_file")
+    shared = ("key_table", "rope_fields", "token_lists")
     rows = ("rows.dialogue", "rows.lines", "rows.parquet", "rows.reader")
     ours = {f"{PACKAGE}.{name}" for name in (*files, *shared, *rows)}
     running = {"llama_cpp", *(f"{PACKAGE}.{name}" for name in ("llama", "llama_log", "seam"))}
