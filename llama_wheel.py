@@ -93,7 +93,7 @@ def _option(argument: str) -> str:
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Beside the other files that dflash_local makes once for a user; see ``hub.cache_dir``."""
+    """Beside the other files that dflash_local makes once for a user; see ``cache_dir``."""
     own = environment.get("DFLASH_LOCAL_CACHE")
     try:
         return (Path(own).expanduser() if own else _platform_cache(environment)) / "wheels"

@@ -1,4 +1,6 @@
-"""Chat, see, test or measure from a fresh checkout: ``python run.py chat|demo|test|bench``.
+"""Chat, see, test or measure from a fresh checkout.
+
+    python run.py chat|demo|test|bench|newest
 
 Each command makes its own virtual environment in the checkout, installs what it needs, and uses it
 again until the sources of the build change. Needs Python 3.10 or newer and a C++ compiler.
@@ -26,7 +28,8 @@ USAGE = """\
 usage: python run.py chat [options of dflash-local chat]
        python run.py demo [options of dflash-local demo]
        python run.py test [arguments of pytest]
-       python run.py bench [--verifier V --drafter D] [--threads N] [--gpu-layers N]"""
+       python run.py bench [--verifier V --drafter D] [--threads N] [--gpu-layers N]
+       python run.py newest [arguments of pytest]: test with the newest llama-cpp-python and gguf"""
 
 ADVICE = """\
 What usually helps:
@@ -137,6 +140,39 @@ def development_environment() -> Environment:
     return Environment(ROOT / ".venv-dev", requirements, LlamaWheel(llama_requirement(ROOT)))
 
 
+def newest_environment() -> Environment:
+    """What ``test`` needs, with the newest llama-cpp-python and gguf, past our upper bounds."""
+    llama, gguf = (f"{name}=={newest_version(name)}" for name in (LLAMA, "gguf"))
+    listed = [*listed_requirements(ROOT, "dependencies"), *listed_requirements(ROOT, "dev")]
+    others = [text for text in listed if not text.startswith((LLAMA, "gguf"))]
+    # The wheel is installed by then: naming it brings what it needs.
+    packages = [*others, llama, gguf, "cmake", "ninja"]
+    requirements = [packages, ["--no-deps", "-e", ".", DEMO, REFERENCE]]
+    return Environment(ROOT / ".venv-newest", requirements, LlamaWheel(llama))
+
+
+def newest_version(package: str) -> str:
+    """The newest version that the registry has.
+
+    Raises:
+        InstallError: pip finds none.
+    """
+    ask = [sys.executable, "-m", "pip", "index", "versions", package]
+    said = subprocess.run(ask, capture_output=True, text=True, check=False)
+    found = re.match(rf"{package} \((.+)\)", said.stdout)
+    if found is None:
+        raise InstallError(f"{said.stdout}{said.stderr}\nno version of {package} was found")
+    return found.group(1)
+
+
+def listed_requirements(root: Path, name: str) -> list[str]:
+    """The requirements in a list of pyproject.toml."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf"^{name} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"pyproject.toml has no list {name}"
+    return re.findall(r'^ *"([^"]+)"', found.group(1), re.MULTILINE)
+
+
 def llama_requirement(root: Path) -> str:
     """The requirement on llama-cpp-python as pyproject.toml has it."""
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -238,6 +274,14 @@ def test(arguments: list[str]) -> int:
     return 0 if all(passed for _, passed, _ in results) else 1
 
 
+def newest(arguments: list[str]) -> int:
+    """Whether the newest llama-cpp-python fits: pytest with it, in an environment of its own."""
+    environment = newest_environment()
+    environment.prepare()
+    pytest = [str(environment.python), "-m", "pytest", *arguments]
+    return subprocess.run(pytest, cwd=ROOT, check=False).returncode
+
+
 def bench(arguments: list[str]) -> int:
     """Install if needed, then measure the pair and its peers, in less than 20 minutes.
 
@@ -318,7 +362,7 @@ def cpp_tests(environment: Environment) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    commands = {"chat": chat, "demo": demo, "test": test, "bench": bench}
+    commands = {"chat": chat, "demo": demo, "test": test, "bench": bench, "newest": newest}
     if sys.version_info < (3, 10):  # noqa: UP036 - older ones get this far and deserve a word
         print(f"run.py needs Python 3.10 or newer, this is {python_version()}", file=sys.stderr)
         return 1

@@ -19,19 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dflash_local import hub
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.layer_ids import layer_inputs
 from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram
 from dflash_local.train.acceptance import Ints, blocks_of, counts_of_model
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import Capturer
+from dflash_local.train.checkpoint import load_weights
 from dflash_local.train.conversations import Conversation, read_conversations
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config
-from dflash_local.train.pipeline import load_weights
-from dflash_local.train.prompts import questions_of, read_prompts
+from dflash_local.train.questions import questions_of, read_prompts
 from dflash_local.train.verifier_file import VerifierFile
 
 _AT_ONCE = 32
@@ -41,7 +42,7 @@ _MAX_LENGTH = 1024
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
     torch.set_num_threads(arguments.threads)
-    verifier = arguments.verifier or hub.demo_verifier()
+    verifier = arguments.verifier or demo_pair.verifier()
     widths = list(range(1, arguments.widest + 1))
     for path in arguments.prompts:
         texts = _greedy_answers(arguments, verifier, path)
@@ -98,7 +99,7 @@ def _of_drafter(
     vocabulary = Vocabulary(
         torch.from_numpy(file.embedding), torch.from_numpy(file.head), draft["mask_token_id"]
     )
-    layers = [layer + 1 for layer in draft["target_layer_ids"]]
+    layers = layer_inputs(draft["target_layer_ids"])
     able = [width for width in widths if width < model.block_size]
     with _capturer(arguments, verifier, layers) as capturer:
         anchored = ((t, capturer.read(t.tokens, 1), _anchors(t)) for t in texts)

@@ -20,15 +20,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.openmp import spin_briefly
 from dflash_local.other_work import OtherWork
-
-if TYPE_CHECKING:
-    import llama_cpp
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "drafters" / "workloads"))
 
@@ -63,7 +60,7 @@ def options(args: argparse.Namespace, depth: int) -> dict[str, Any]:
     return found
 
 
-def prompts(llm: llama_cpp.Llama, args: argparse.Namespace, depth: int) -> Iterator[list[int]]:
+def prompts(llm: Any, args: argparse.Namespace, depth: int) -> Iterator[list[int]]:
     """Each question after the same text of so many tokens."""
     from dflash_local.train.gguf_template import Template
 
@@ -111,10 +108,10 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import hub
+    from dflash_local import demo_pair
 
-    args.verifier = args.verifier or hub.demo_verifier()
-    args.drafter = args.drafter or hub.demo_drafter()
+    args.verifier = args.verifier or demo_pair.verifier()
+    args.drafter = args.drafter or demo_pair.drafter()
     others = OtherWork()
     print(f"{args.verifier.name}, {args.drafter.name}: ms a token (tokens a step)\n")
     for depth in args.depths:

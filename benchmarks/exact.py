@@ -21,8 +21,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import hub
+from dflash_local import demo_pair
 from dflash_local.cli.numbers import natural, positive
+from dflash_local.requantize import requantize
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,14 +75,14 @@ def differences(
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    for verifier in arguments.verifier or [hub.demo_verifier(), TINY]:
+    for verifier in arguments.verifier or [demo_pair.verifier(), TINY]:
         print(f"\n{verifier.name}, {arguments.kv.upper()} K/V, rows at once:\n")
         head = ["weights", "flash attention", "threads", "after", *map(str, arguments.rows)]
         print(f"| {' | '.join(head)} |\n|{'---|' * 4}{'---:|' * len(arguments.rows)}", flush=True)
         for name in arguments.types:
             with tempfile.TemporaryDirectory() as folder:
                 model = Path(folder) / f"{name}.gguf"
-                hub.requantize(verifier, model, TYPES[name])
+                requantize(verifier, model, TYPES[name])
                 _show(name, model, arguments)
     return 0
 

@@ -19,13 +19,13 @@ import llama_cpp
 from rich.console import Console
 from rich.table import Table
 
-from dflash_local import hub
+from dflash_local import demo_pair
 from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.llama_log import captured_log
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import context_params, load_model
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 
 _MAX_TOKENS = 96
@@ -73,7 +73,7 @@ class Bare:
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    verifier = arguments.verifier or hub.demo_verifier()
+    verifier = arguments.verifier or demo_pair.verifier()
     template = Template(verifier)
     prompts = [template.prompt(list(p.messages)) for p in load_prompts(SUITES["default"])]
     prompts = sorted(prompts, key=len)[: len(prompts) // 2]

@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dflash_local import hub
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.layer_ids import layer_inputs
 from dflash_local.train.capture import Capturer
 from dflash_local.train.conversations import read_conversations
-from dflash_local.train.pipeline import TOP_K
+from dflash_local.train.readings import TOP_K
 from dflash_local.train.shape import default_target_layers
 from dflash_local.train.verifier_file import VerifierFile
 
@@ -29,9 +30,9 @@ def main(arguments: argparse.Namespace) -> int:
     n_ctx = max(len(text.tokens) for text in texts)
     n_tokens = sum(len(text.tokens) for text in texts)
     print("| verifier | with | without |\n|---|---:|---:|")
-    for verifier in arguments.verifier or [hub.demo_verifier()]:
+    for verifier in arguments.verifier or [demo_pair.verifier()]:
         ids = default_target_layers(VerifierFile(verifier).sizes.n_layer)
-        layers = [layer + 1 for layer in ids]
+        layers = layer_inputs(ids)
         speeds: dict[int, list[float]] = {TOP_K: [], 0: []}
         with Capturer(verifier, layers, n_ctx=n_ctx, n_threads=arguments.threads) as capturer:
             capturer.read(texts[0].tokens, TOP_K)  # warms up

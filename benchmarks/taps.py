@@ -98,11 +98,11 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import hub
+    from dflash_local import demo_pair
     from dflash_local.drafter_file import read_drafter
 
-    args.verifier = args.verifier or hub.demo_verifier()
-    args.layers = args.layers or read_drafter(hub.demo_drafter()).target_layers
+    args.verifier = args.verifier or demo_pair.verifier()
+    args.layers = args.layers or read_drafter(demo_pair.drafter()).target_layers
     others = OtherWork()
     print(
         f"{args.verifier.name}, inputs of layers {', '.join(map(str, args.layers))}, ms a decode\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 
+from dflash_local.model_header import TEMPLATE_KEY
+
 from .reading.source import Source
 from .verifiers.verifier import Verifier
 from .writing.keys import Key, boolean, string
@@ -21,7 +23,6 @@ TRAINER_FIELDS = (
     ("training_framework", "training_framework_version"),
     ("speculative_library", "speculative_library_version"),
 )
-_TEMPLATE_KEY = "tokenizer.chat_template"
 _STRING_HEAD = 12  # bytes before a string in GGUF: its type and its length
 
 
@@ -72,7 +73,7 @@ def _versioned(name: str, version: object) -> str:
 
 
 def _template_hash(verifier: Verifier) -> str | None:
-    value = verifier.tokenizer.get(_TEMPLATE_KEY)
+    value = verifier.tokenizer.get(TEMPLATE_KEY)
     return None if value is None else hashlib.sha256(value[_STRING_HEAD:]).hexdigest()
 
 

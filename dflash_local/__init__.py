@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
 
 if TYPE_CHECKING:
     from ._core import Draft, Finish, Session, Stats, StepResult
@@ -38,19 +39,5 @@ _MODULES = {
     "state": ("LlamaState",),
     "stats": ("SessionStats",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a name's module when it is first asked for.
-
-    Programs begin without libllama, and can see to Ctrl-C before it is loaded.
-    """
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# Programs begin without libllama, and can see to Ctrl-C before it is loaded.
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

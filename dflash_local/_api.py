@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+from importlib import import_module
+from typing import Any
 
 import llama_cpp
 
-from . import _core
+from . import _core, private_names
 
-__all__ = ["OLDEST_LLAMA_CPP", "_core"]
+__all__ = ["_core", "internals", "parents_log"]
 
 # A decode on a device cannot be cut short; one that takes longer is not waited for at exit.
 _EXIT_SECONDS = 5.0
-
-#: The oldest llama-cpp-python whose libllama runs all three kinds of DFlash drafters.
-OLDEST_LLAMA_CPP = "0.3.36"
 
 # What is shared with libllama; two of them for samplers on devices, which may be lacking.
 _STRUCTS = (
@@ -33,17 +32,15 @@ def _connect() -> None:
     """Fills the function table of ``_core``.
 
     Raises:
-        ImportError: a function is missing, or a struct has another layout.
+        ImportError: a function or a private name is missing, or a struct has another layout.
     """
+    private_names.check("llama-cpp-python", private_names.LLAMA_CPP)
     structs = [getattr(llama_cpp, name) for name in _STRUCTS if hasattr(llama_cpp, name)]
     library = llama_cpp.llama_cpp._lib
     try:
         _core.bind(library._handle, {struct.__name__: _layout(struct) for struct in structs})
     except ImportError as error:
-        raise ImportError(
-            f"llama-cpp-python {llama_cpp.__version__} does not fit dflash-local: {error}. "
-            f"Install a version that does: pip install 'llama-cpp-python>={OLDEST_LLAMA_CPP}'"
-        ) from error
+        raise private_names.unfit("llama-cpp-python", str(error)) from error
     # Threads that are in _core when the interpreter ends would end the process.
     atexit.register(_core.prepare_exit, _EXIT_SECONDS)
 
@@ -55,3 +52,7 @@ def _layout(struct: type[ctypes.Structure]) -> list[int]:
 
 
 _connect()
+#: Modules of llama_cpp that are its own affair. They are used after what is wanted of them was
+#: looked for.
+internals: Any = import_module("llama_cpp._internals")
+parents_log: Any = import_module("llama_cpp._logger")

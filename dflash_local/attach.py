@@ -11,7 +11,7 @@ from ._api import _core
 from .drafter_file import DrafterInfo
 from .errors import AllocationError
 from .exact import ExactWidths, how_to_reach_further
-from .hub import fingerprint
+from .fingerprint import fingerprint
 from .learned import Learned
 from .placement import placement_beside
 

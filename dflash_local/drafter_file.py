@@ -13,6 +13,7 @@ from .drafter_tensors import has_confidence, kind_of, tensor_problems
 from .errors import ModelError
 from .gguf_header import GGUFHeader
 from .key_table import ARCHITECTURE, KEYS
+from .model_header import chat_template
 from .token_lists import TokenList, token_types
 
 
@@ -104,6 +105,6 @@ def _describe(header: GGUFHeader) -> DrafterInfo:
         sample_from_anchor=kind == "dspark" and _value(header, "sample_from_anchor"),
         has_confidence=has_confidence(header),
         tokens=header.get("tokenizer.ggml.tokens"),
-        chat_template=header.get("tokenizer.chat_template"),
+        chat_template=chat_template(header),
         token_types=token_types(header),
     )

@@ -10,9 +10,10 @@ from gguf import GGUFValueType
 
 from .gguf_header import GGUFHeader
 from .key_table import FOREIGN_KEYS, KEYS, KeyRow
+from .model_header import TEMPLATE_KEY
 
 _TOKENS = "tokenizer.ggml.tokens"
-_TEXTS = ("general.name", "tokenizer.ggml.pre", "tokenizer.chat_template")
+_TEXTS = ("general.name", "tokenizer.ggml.pre", TEMPLATE_KEY)
 
 
 def key_problems(header: GGUFHeader) -> Iterator[str]:

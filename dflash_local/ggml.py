@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import llama_cpp
-from llama_cpp import _ctypes_extensions
 
 # ggml-backend.h: kinds of devices.
 _CPU = 0
@@ -19,7 +18,9 @@ _DISCRETE, _INTEGRATED = 1, 2  # those that hold a model's layers
 _LIBRARIES: tuple[Callable[[], Any], ...] = (
     lambda: llama_cpp.llama_cpp._lib,
     lambda: importlib.import_module("llama_cpp._ggml").libggml,
-    lambda: _ctypes_extensions.load_shared_library("ggml-base", folder()),
+    lambda: importlib.import_module("llama_cpp._ctypes_extensions").load_shared_library(
+        "ggml-base", folder()
+    ),
 )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .cache_folder import cache_dir
 from .errors import ModelError
-from .hub import cache_dir
+from .whole_files import write_whole
 
 
 class Kept:
@@ -43,11 +43,6 @@ class Kept:
         """Writes plain values. The file appears in one piece, so no reader sees a part of it."""
         if self._file is None:
             return
-        part = self._file.with_name(f".{self._file.name}-{secrets.token_hex(4)}.tmp")
         with contextlib.suppress(OSError):
-            part.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                part.write_text(json.dumps(values) + "\n", encoding="utf-8")
-                part.replace(self._file)
-            finally:
-                part.unlink(missing_ok=True)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file, json.dumps(values) + "\n")

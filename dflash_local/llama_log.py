@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import llama_cpp
-from llama_cpp import _logger as parents_log
 
-from ._api import _core
+from ._api import _core, parents_log
 
 #: Everything that libllama logs goes here; applications decide what becomes of it.
 logger = logging.getLogger("dflash_local")

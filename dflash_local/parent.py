@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llama_cpp
-from llama_cpp import _internals as internals
 
-from ._api import _core
+from ._api import _core, internals
 from .errors import ModelError
 from .llama_log import captured_log
 from .placement import set_devices

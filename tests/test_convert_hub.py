@@ -8,12 +8,13 @@ from pathlib import Path
 import convert_samples as samples
 import pytest
 from dflash_local.convert import convert
-from dflash_local.convert.reading.repository import NEEDED_FILES, is_repository_id, repository_of
+from dflash_local.convert.reading.repository import NEEDED_FILES
 from dflash_local.convert.reading.source import open_source
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 
 from dflash_local.errors import ModelError
+from dflash_local.hf_hub import is_repository_id, repository_of
 
 ID = "some-lab/Tiny-4B-DFlash"
 OLD, NEW = "a" * 40, "b" * 40

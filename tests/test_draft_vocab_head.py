@@ -12,8 +12,8 @@ import pytest
 from dflash_local.convert import convert
 from test_draft_vocab import CHECKPOINT, kept_ids, rows
 
-from dflash_local import hub
 from dflash_local.errors import DFlashError
+from dflash_local.requantize import requantize
 
 COUNTS = "257 1\n97 9\n101 8\n256 7\n"  # end of text, "a" and "e" as bytes, "th"
 
@@ -48,7 +48,7 @@ def test_a_drafters_own_head_is_kept_and_so_is_its_embedding(tmp_path: Path, nam
 
 def quantized(tmp_path: Path, tiny_verifier: Path) -> Path:
     path = tmp_path / "q8.gguf"
-    hub.requantize(tiny_verifier, path, llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0)
+    requantize(tiny_verifier, path, llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0)
     return path
 
 

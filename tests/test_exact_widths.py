@@ -29,9 +29,10 @@ from exactness import (
 from random_experts import write_experts
 from random_hybrid import write_lfm2
 
-from dflash_local import Llama, hub
+from dflash_local import Llama
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.requantize import requantize
 
 TYPES = {
     "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
@@ -57,7 +58,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The tiny verifier in other weights."""
     source = Path(__file__).parent / "models" / "verifier-f32.gguf"
     target = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
-    hub.requantize(source, target, TYPES[request.param])
+    requantize(source, target, TYPES[request.param])
     return target
 
 
@@ -67,7 +68,7 @@ def demo(
 ) -> Path:
     """The demo's verifier in other weights."""
     target = tmp_path_factory.mktemp("demo") / f"{request.param}.gguf"
-    hub.requantize(smollm2, target, TYPES[request.param])
+    requantize(smollm2, target, TYPES[request.param])
     return target
 
 
@@ -199,7 +200,7 @@ def test_a_hybrid_verifiers_exact_answers_are_plain_decodings(
     write_lfm2(tmp_path / "lfm2-f32.gguf", GGUFHeader(tiny_verifier))
     for name, weights in TYPES.items():
         model = tmp_path / f"lfm2-{name}.gguf"
-        hub.requantize(tmp_path / "lfm2-f32.gguf", model, weights)
+        requantize(tmp_path / "lfm2-f32.gguf", model, weights)
         with exact(model, drafter) as llm, stock(model) as plain:
             assert llm._is_hybrid
             prompts = random_prompts(plain, 4, seed=7)
@@ -219,7 +220,7 @@ def test_exact_answers_of_a_mixture_of_experts_are_plain_decodings(
     write_experts(tmp_path / "experts-f32.gguf", GGUFHeader(tiny_verifier))
     for name, weights in TYPES.items():
         model = tmp_path / f"experts-{name}.gguf"
-        hub.requantize(tmp_path / "experts-f32.gguf", model, weights)
+        requantize(tmp_path / "experts-f32.gguf", model, weights)
         options = {**OPTIONS, "flash_attn": True}
         with Llama(model, drafter=drafter, **options) as llm, stock(model) as plain:
             prompts = [*random_prompts(plain, 3, seed=13), [40] * 30]

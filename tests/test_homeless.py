@@ -14,7 +14,8 @@ import pytest
 from dflash_local.convert import check, inspect
 from dflash_local.convert.reading.paths import expanded
 
-from dflash_local import ModelError, hub
+from dflash_local import ModelError
+from dflash_local.cache_folder import cache_dir
 from dflash_local.learned import Learned
 
 NOBODY = 54321  # no such user
@@ -25,10 +26,10 @@ needs_root = pytest.mark.skipif(
 CHILD = """
 import os, pathlib, sys
 import dflash_local
-from dflash_local import hub
+from dflash_local import demo_pair
 verifier, drafter = map(pathlib.Path, sys.argv[1:])
 from dflash_local.machine_key import machine_key
-hub.demo_source = lambda: verifier
+demo_pair.source = lambda: verifier
 def answer(width):
     with dflash_local.Llama(verifier, drafter=drafter, width=width, n_threads=1) as llm:
         llm("the brown", max_tokens=60, temperature=0)
@@ -38,7 +39,7 @@ machine_key()
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 print(*answer(None))
 try:
-    print(hub.demo_verifier().is_file())
+    print(demo_pair.verifier().is_file())
 except dflash_local.ModelError as error:
     print(error)
 """
@@ -125,17 +126,17 @@ def test_without_a_home_folder_the_cache_has_to_be_named(
     homeless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelError, match="Set DFLASH_LOCAL_CACHE to a folder"):
-        hub.cache_dir()
+        cache_dir()
     Learned({"pair": "nobody's"})
     monkeypatch.setenv("DFLASH_LOCAL_CACHE", "~/mine")
     with pytest.raises(ModelError, match="Set DFLASH_LOCAL_CACHE to a folder"):
-        hub.cache_dir()
+        cache_dir()
     monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(homeless))
-    assert hub.cache_dir() == homeless
+    assert cache_dir() == homeless
     monkeypatch.delenv("DFLASH_LOCAL_CACHE")
     if sys.platform.startswith("linux"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(homeless))
-        assert hub.cache_dir() == homeless / "dflash-local"
+        assert cache_dir() == homeless / "dflash-local"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such users")

@@ -110,9 +110,9 @@ def test_another_checkout_knows_the_same_wheel(tmp_path: Path) -> None:
 
 
 def test_it_is_kept_beside_the_other_files_of_a_user(tmp_path: Path) -> None:
-    from dflash_local import hub
+    from dflash_local.cache_folder import cache_dir
 
-    assert llama_wheel.cache_folder() == hub.cache_dir() / "wheels"
+    assert llama_wheel.cache_folder() == cache_dir() / "wheels"
     own = {"DFLASH_LOCAL_CACHE": str(tmp_path)}
     assert llama_wheel.cache_folder(own) == tmp_path / "wheels"
 
@@ -187,3 +187,29 @@ def test_an_environment_gets_it_in_place_of_another_of_the_same_version(
     assert "-DGGML_CUDA=ON -DGGML_RPC=ON" in told[0]
     assert "-DGGML_METAL=ON -DGGML_RPC=ON" in told[1]
     assert all("llama_library_only.cmake" in each for each in told)
+
+
+# ---- the newest ----------------------------------------------------------------------------
+
+
+def test_the_newest_version_is_the_registrys(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run.newest_version(NAME) == "1.0"
+    with pytest.raises(run.InstallError, match="no version of no-such-package-of-ours"):
+        run.newest_version("no-such-package-of-ours")
+
+
+def test_the_newest_are_tried_past_our_own_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "newest_version", lambda package: f"99.{len(package)}")
+    tried = run.newest_environment()
+    assert tried.folder != run.development_environment().folder
+    assert tried.llama.requirement == f"{NAME}==99.16"
+    packages, ours = tried.requirements
+    assert {f"{NAME}==99.16", "gguf==99.4"} <= {*packages}
+    assert not any("<" in text for text in packages if text.startswith((NAME, "gguf")))
+    names = {text.partition(">")[0].partition("=")[0] for text in packages}
+    assert {"numpy", "psutil", "torch", "transformers", "pytest"} <= names
+    assert ours[:3] == ["--no-deps", "-e", "."]

@@ -324,10 +324,6 @@ def test_all_wrong_tensors_are_in_one_error(edited: Callable[..., Path]) -> None
     assert "fc.weight: found shape [128, 64], expected [192, 64]" in message
 
 
-def set_d2t(data: Any) -> Edit:
-    return lambda c: c.set_tensor("d2t", data)
-
-
 def d2t_with(**changes: int) -> Edit:
     def edit(c: Contents) -> None:
         ids = c.tensors["d2t"][0].astype(np.int64)

@@ -173,14 +173,14 @@ def _init(folder: Path, rope: Config) -> Path:
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_turns_by_the_same_angles_as_the_gguf(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from dflash_local.train.config_json import published_fields
     from dflash_local.train.model import Rotation, drafter_config
-    from dflash_local.train.pipeline import _published
 
     problems: list[str] = []
     rope = parse_rope(Fields(config(**TRAINED[name]), problems), samples.HEAD_DIM)
     assert problems == []
     expected = rotary_table(rope, samples.HEAD_DIM, 600)
-    fields = _published(_init(tmp_path / "init", TRAINED[name]))
+    fields = published_fields(_init(tmp_path / "init", TRAINED[name]))
     own = Rotation(drafter_config(fields))(torch.arange(600))
     for ours, theirs in zip(own, expected, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-4)
@@ -188,9 +188,9 @@ def test_training_turns_by_the_same_angles_as_the_gguf(name: str, tmp_path: Path
 
 def test_a_trained_drafter_says_it_once_more(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from dflash_local.train.pipeline import _published
+    from dflash_local.train.config_json import published_fields
 
-    fields = _published(_init(tmp_path / "init", AGREEMENTS["both"][0]))
+    fields = published_fields(_init(tmp_path / "init", AGREEMENTS["both"][0]))
     keys = keys_of(tmp_path, fields)
     assert (keys["freq_base"], keys["scaling.factor"]) == (1e6, 4.0)
 
@@ -208,8 +208,8 @@ def test_training_refuses_what_it_cannot_turn_before_it_begins(
     rope: Config, message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    from dflash_local.train.pipeline import _published
+    from dflash_local.train.config_json import published_fields
 
     with pytest.raises(DFlashError) as caught:
-        _published(_init(tmp_path / "init", rope))
+        published_fields(_init(tmp_path / "init", rope))
     assert message in str(caught.value)

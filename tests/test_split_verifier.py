@@ -11,7 +11,8 @@ import pytest
 from conftest import MakeLlama
 from exactness import counts, greedy, tiny_prompts
 
-from dflash_local import Llama, hub
+from dflash_local import Llama
+from dflash_local.fingerprint import fingerprint
 from dflash_local.train.capture import Capturer
 from dflash_local.train.verifier_file import VerifierFile
 
@@ -80,4 +81,4 @@ def test_what_was_learned_of_it_is_not_taken_for_another_models(
     data = bytearray(last.read_bytes())
     data[-1] ^= 1
     last.write_bytes(data)
-    assert hub.fingerprint(other / parts.name) != hub.fingerprint(parts)
+    assert fingerprint(other / parts.name) != fingerprint(parts)

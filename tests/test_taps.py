@@ -19,10 +19,11 @@ from exactness import assert_mixed, counts, greedy, random_prompts, tiny_prompts
 from random_experts import write_experts
 from random_hybrid import write_lfm2
 
-from dflash_local import BackendError, Llama, ModelError, ggml, hub, observing, seam
+from dflash_local import BackendError, Llama, ModelError, ggml, observing, seam
 from dflash_local._api import _core
 from dflash_local.drafter import address
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.requantize import requantize
 from dflash_local.taps import TAPS, Tap
 from dflash_local.train.capture import Capturer, context_params, load_model
 from dflash_local.train.verifier_file import INTERLEAVED
@@ -190,7 +191,7 @@ def test_exact_widths_are_found_with_the_tap_on(
     width: int | None, drafter: Path, make_llama: MakeLlama, tmp_path: Path
 ) -> None:
     path = tmp_path / "gemma3-q4_0.gguf"
-    hub.requantize(MODELS / "verifier-nolayerinp.gguf", path, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
+    requantize(MODELS / "verifier-nolayerinp.gguf", path, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
     try:
         llm = make_llama(Llama, path, drafter=drafter, exact=True, width=width)
     except ModelError as error:

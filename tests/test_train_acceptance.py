@@ -24,8 +24,8 @@ from dflash_local.train.acceptance import (  # noqa: E402
     widths_of,
 )
 from dflash_local.train.capture import Capturer  # noqa: E402
+from dflash_local.train.checkpoint import load_weights  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
-from dflash_local.train.pipeline import load_weights  # noqa: E402
 from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
 
 CHECKPOINT = MODELS / "dflash-b8"

@@ -19,7 +19,7 @@ from dflash_local.cli import train
 from dflash_local.train.conversations import Conversation, dialogue_groups, split, to_line
 from dflash_local.train.dialogues import groups
 from dflash_local.train.gguf_template import Template
-from dflash_local.train.prompts import questions_of, read_prompts
+from dflash_local.train.questions import questions_of, read_prompts
 from dflash_local.train.workspace import _content
 
 SMALL = (

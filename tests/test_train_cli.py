@@ -28,9 +28,9 @@ from waiting import PATIENCE  # noqa: E402
 from dflash_local.cli.train import main  # noqa: E402
 from dflash_local.gguf_header import GGUFHeader  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
+from dflash_local.train.checkpoint import load_weights  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
-from dflash_local.train.pipeline import load_weights  # noqa: E402
-from dflash_local.train.simulate import Simulation  # noqa: E402
+from dflash_local.train.simulation import Simulation  # noqa: E402
 from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
 
 SMALL = [
@@ -162,7 +162,7 @@ sys.exit(main(sys.argv[6:]))
 
 
 @pytest.mark.parametrize(
-    "moment", ["generate Answerer answer 1", "loop Fit _look 3"], ids=["answers", "40 steps"]
+    "moment", ["answerer Answerer answer 1", "loop Fit _look 3"], ids=["answers", "40 steps"]
 )
 def test_killed_and_started_again_it_ends_with_the_same_weights(
     trained: Path, prompts: Path, tmp_path: Path, moment: str

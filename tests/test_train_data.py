@@ -26,6 +26,7 @@ from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
 from dflash_local import BackendError, ContextError, DFlashError, ModelError
 from dflash_local.taps import TAPS
 from dflash_local.train import ngram
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.answers import make_answers
 from dflash_local.train.capture import Capturer, Reading
 from dflash_local.train.conversations import (
@@ -37,11 +38,10 @@ from dflash_local.train.conversations import (
     to_line,
 )
 from dflash_local.train.endpoint import Endpoint
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 from dflash_local.train.gguf_verifier import GGUFVerifier
 from dflash_local.train.options import Data, TrainOptions
-from dflash_local.train.prompts import as_they_are, questions_of, read_prompts, synthesize
+from dflash_local.train.questions import as_they_are, questions_of, read_prompts, synthesize
 from dflash_local.train.store import Store, to_bf16
 from dflash_local.train.workspace import Workspace
 

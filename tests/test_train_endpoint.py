@@ -24,8 +24,8 @@ from templates import VERIFIER, Done, run, write_rows
 from dflash_local import DFlashError
 from dflash_local.cli import train
 from dflash_local.train import endpoint
+from dflash_local.train.answerer import Question, Sampling
 from dflash_local.train.endpoint import Endpoint
-from dflash_local.train.generate import Question, Sampling
 from dflash_local.train.gguf_template import Template
 
 WORDS = ("you", "so", "the", "and", "river", "name", "of", "is")

@@ -21,14 +21,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from dflash_local import ContextError, DFlashError, ModelError  # noqa: E402
 from dflash_local.cli.train import main  # noqa: E402
+from dflash_local.train.answerer import Question, Sampling  # noqa: E402
 from dflash_local.train.conversations import Conversation  # noqa: E402
 from dflash_local.train.examples import anchors_of, make_batch  # noqa: E402
-from dflash_local.train.generate import Question, Sampling  # noqa: E402
 from dflash_local.train.gguf_verifier import GGUFVerifier  # noqa: E402
-from dflash_local.train.hf_files import fingerprint, locate, name_of  # noqa: E402
+from dflash_local.train.hf_files import folder_fingerprint, locate, name_of  # noqa: E402
 from dflash_local.train.hf_verifier import HfVerifier  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
-from dflash_local.train.prompts import synthesize  # noqa: E402
+from dflash_local.train.questions import synthesize  # noqa: E402
 from dflash_local.train.verifier import Verifier, Weights  # noqa: E402
 from dflash_local.train.warm_start import calibrate, can_warm_start, warm_start  # noqa: E402
 
@@ -500,7 +500,9 @@ def test_an_id_is_taken_from_the_cache_offline(
 ) -> None:
     assert locate(Path("some-lab/Tiny-1B")) == cache
     assert name_of(cache) == "some-lab/Tiny-1B"
-    assert fingerprint(cache) == fingerprint(folder), "it does not matter where it lies"
+    assert folder_fingerprint(cache) == folder_fingerprint(folder), (
+        "it does not matter where it lies"
+    )
     done = train(Path("some-lab/Tiny-1B"), tmp_path / "out", "prompts", "--prompts", str(prompts))
     assert done == 0
     assert HfVerifier(cache).identity.file == COMMIT

@@ -16,8 +16,9 @@ from training import MASK, VERIFIER, answers, fields, readings  # noqa: E402
 
 from dflash_local import DFlashError  # noqa: E402
 from dflash_local.train.examples import Examples, held_out_batches  # noqa: E402
-from dflash_local.train.loop import Fit, FitOptions  # noqa: E402
+from dflash_local.train.loop import Fit  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.options import FitOptions  # noqa: E402
 from dflash_local.train.processes import Processes  # noqa: E402
 from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
 from dflash_local.train.warm_start import calibrate, warm_start  # noqa: E402

@@ -14,9 +14,10 @@ pytest.importorskip("transformers")
 from training import MASK, VERIFIER, answers, fields, readings  # noqa: E402
 
 from dflash_local.train.examples import anchors_of, make_batch  # noqa: E402
-from dflash_local.train.loop import FitOptions, _Step  # noqa: E402
+from dflash_local.train.loop import _Step  # noqa: E402
 from dflash_local.train.loss import Targets, losses, pace_weights  # noqa: E402
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config, visible  # noqa: E402
+from dflash_local.train.options import FitOptions  # noqa: E402
 from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
 
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from training import MASK  # noqa: E402
 from dflash_local import DFlashError  # noqa: E402
 from dflash_local.cli import train  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
-from dflash_local.train.export import save_checkpoint  # noqa: E402
+from dflash_local.train.checkpoint import save_checkpoint  # noqa: E402
 from dflash_local.train.model import Drafter, Rotation, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.verifier_file import VerifierFile  # noqa: E402
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dflash_local.train import shape
+from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import Capturer, Reading
 from dflash_local.train.conversations import Conversation
-from dflash_local.train.generate import Answerer, Question, Sampling
 from dflash_local.train.gguf_template import Template
 
 MODELS = Path(__file__).parent / "models"

@@ -11,7 +11,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from dflash_local import DFlashError, hub
+from dflash_local import DFlashError
+from dflash_local.cache_folder import cache_dir
 
 SCRIPT = "convert_hf_to_gguf.py"
 NEEDED = (SCRIPT, "conversion", "gguf-py/gguf", "models/templates")
@@ -44,7 +45,7 @@ def checkout(given: Path | None) -> Path:
             raise DFlashError(f"{given} has no {SCRIPT}; expected a checkout of llama.cpp")
         return given.absolute()
     release = version(_PACKAGE)
-    folder = hub.cache_dir() / f"llama.cpp-of-{_PACKAGE}-{release}"
+    folder = cache_dir() / f"llama.cpp-of-{_PACKAGE}-{release}"
     if not (folder / SCRIPT).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:

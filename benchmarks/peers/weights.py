@@ -6,7 +6,10 @@ from pathlib import Path
 
 import llama_cpp
 
-from dflash_local import hub
+from dflash_local import demo_pair
+from dflash_local.cache_folder import cache_dir
+from dflash_local.fingerprint import fingerprint
+from dflash_local.requantize import requantize
 
 FILE_TYPES = {
     "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
@@ -32,12 +35,12 @@ def verifier_in(weights: str, source: Path | None) -> Path:
         ModelError: it cannot be found or made.
     """
     if weights == AS_IS:
-        return source or hub.demo_source()
+        return source or demo_pair.source()
     if source is None and weights == "BF16":
-        return hub.demo_verifier()
-    source = source or hub.demo_source()
-    name = f"{source.stem}-{weights.lower()}-{hub.fingerprint(source)}.gguf"
-    target = hub.cache_dir() / name
+        return demo_pair.verifier()
+    source = source or demo_pair.source()
+    name = f"{source.stem}-{weights.lower()}-{fingerprint(source)}.gguf"
+    target = cache_dir() / name
     if not target.is_file():
-        hub.requantize(source, target, FILE_TYPES[weights])
+        requantize(source, target, FILE_TYPES[weights])
     return target

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dflash_local import seam
+from dflash_local.layer_ids import layer_inputs
 from dflash_local.llama import Llama
 
-from ..layouts.target_layers import layer_inputs
 from ..reading.safetensors_file import Float32Array
 from .forward import Drafter
 from .forward_heads import Prediction, predict

@@ -16,6 +16,7 @@ from dflash_local.errors import DFlashError, ModelError
 from dflash_local.pairing import pair_problems, pair_warnings
 
 from ..reading.paths import expanded
+from ..verifiers.pair import mask_problems
 from ..verifiers.pair_files import verifier_info
 from ..verifiers.verifier import Verifier, read_verifier
 from .inspection import DrafterFile, inspect
@@ -99,12 +100,7 @@ def _lines(error: DFlashError) -> tuple[str, ...]:
 
 def _with_pair(report: CheckReport, described: DrafterFile, target: Verifier) -> CheckReport:
     drafter, info = read_drafter(described.path), verifier_info(target)
-    problems = pair_problems(drafter, info)
-    if drafter.mask_token >= target.n_rows:
-        problems.append(
-            f"mask token {drafter.mask_token} has no row in the verifier's token embedding; "
-            f"expected an id below {target.n_rows}"
-        )
+    problems = [*pair_problems(drafter, info), *mask_problems(drafter.mask_token, target)]
     warned = pair_warnings(drafter, info)
     if target.mrope and "dimension_sections" not in described.rope:
         warned.append(

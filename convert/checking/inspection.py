@@ -15,6 +15,8 @@ from dflash_local.drafter_file import drafter_problems
 from dflash_local.errors import ModelError
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.key_table import KEYS
+from dflash_local.layer_ids import published_ids
+from dflash_local.model_header import chat_template
 
 from ..migrating.dialects import Drafter, as_upstream, is_drafter
 from ..reading.gguf_tensors import type_name
@@ -93,7 +95,7 @@ class DrafterFile:
     def published_layer_ids(self) -> tuple[int, ...] | None:
         """The same layers as trainers count them: those whose outputs are read."""
         layers = self.target_layers
-        return None if layers is None else tuple(layer - 1 for layer in layers)
+        return None if layers is None else tuple(published_ids(layers))
 
     @property
     def tensor_types(self) -> dict[str, int]:
@@ -192,8 +194,8 @@ def _heads(drafter: Drafter) -> dict[str, Any]:
 
 
 def _origin(header: GGUFHeader) -> dict[str, Any]:
-    template = header.get("tokenizer.chat_template")
-    digest = hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
+    template = chat_template(header)
+    digest = None if template is None else hashlib.sha256(template.encode()).hexdigest()
     provenance = {key: _plain(header.get(key)) for key in header if _tells_origin(key)}
     return {
         "chat_template_sha256": digest,

@@ -1,22 +1,15 @@
-"""The one place that knows how published layer ids and llama.cpp's layer inputs relate."""
+"""Which of the verifier's layers a drafter reads, by what its config says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dflash_local import layer_ids
+
 from ..reading.fields import Fields
 
 # Graphs of libllama that also offer the output of their last layer, before the final norm.
 TAP_AFTER_LAST_LAYER = frozenset({"deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"})
-
-
-def layer_inputs(published_ids: Sequence[int]) -> list[int]:
-    """Turn published ``target_layer_ids`` (outputs of layers) into ``dflash.target_layers``.
-
-    What layer i puts out, layer i + 1 takes in. The id -1 means the embeddings, which are what
-    layer 0 takes in.
-    """
-    return [layer + 1 for layer in published_ids]
 
 
 def published_ids(draft: Fields, n_layer: int, warnings: list[str]) -> tuple[int, ...]:
@@ -29,7 +22,7 @@ def published_ids(draft: Fields, n_layer: int, warnings: list[str]) -> tuple[int
         draft.integers(name) for name in ("target_layer_ids", "aux_hidden_state_layer_ids")
     )
     if inputs is not None:
-        outputs = tuple(layer - 1 for layer in inputs)
+        outputs = tuple(layer_ids.published_ids(inputs))
         if ids not in (None, outputs):
             draft.problems.append(
                 f"`target_layer_ids` {list(ids or ())} and `aux_hidden_state_layer_ids` "
@@ -62,7 +55,7 @@ def problems(published_ids: Sequence[int], architecture: str, n_verifier_layers:
     highest = n_verifier_layers if architecture in TAP_AFTER_LAST_LAYER else n_verifier_layers - 1
     wrong = [
         layer
-        for layer, tapped in zip(published_ids, layer_inputs(published_ids), strict=True)
+        for layer, tapped in zip(published_ids, layer_ids.layer_inputs(published_ids), strict=True)
         if not 0 <= tapped <= highest
     ]
     return [_describe(layer, architecture, n_verifier_layers) for layer in wrong]

@@ -14,8 +14,8 @@ from typing import Any
 
 from dflash_local.gguf_header import GGUFHeader, TensorInfo
 from dflash_local.key_table import ARCHITECTURE, KEYS
+from dflash_local.layer_ids import layer_inputs
 
-from ..layouts.target_layers import layer_inputs
 from ..writing.keys import MASK_TOKEN_KEY
 
 FORK_ARCHITECTURE = re.compile(r"(?:[\w.]+-)*dflash-draft")

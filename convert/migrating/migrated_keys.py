@@ -9,9 +9,9 @@ from typing import Any
 from gguf import GGUFValueType
 
 from dflash_local.key_table import ARCHITECTURE, KEYS, KeyRow
+from dflash_local.layer_ids import layer_inputs, published_ids
 
 from ..layouts.attention import ATTENTION
-from ..layouts.target_layers import layer_inputs
 from ..reading.fields import FLOAT32_MAX, INT32_MAX
 from ..verifiers.verifier import Verifier
 from ..writing.keys import MASK_TOKEN_KEY, Key, of_table, u32
@@ -159,7 +159,7 @@ def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> l
         if layers not in (None, chosen):
             problems.append(
                 f"target layer ids {list(choices.target_layer_ids)}: the file says "
-                f"{[layer - 1 for layer in layers or ()]}"
+                f"{published_ids(layers or ())}"
             )
         layers = chosen
     if layers is None:

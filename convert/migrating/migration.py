@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from dflash_local.errors import DFlashError, ModelError
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.pairing import pair_problems
 from dflash_local.token_lists import TokenList, differences, shown, token_types
+from dflash_local.whole_files import whole_file
 
 from ..reading.fields import raise_problems
 from ..reading.gguf_tensors import row_pieces, stored_rows, tensor_type
@@ -239,14 +239,11 @@ def _write_checked(
     progress: Progress | None,
 ) -> None:
     """Write the file under another name, and give it its own only if it can draft."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.checked")
-    try:
-        write_gguf(part, keys, raw_keys, tensors, progress)
-        info = read_drafter(part)
-        if verifier is not None:
-            raise_problems(path.name, pair_problems(info, verifier_info(verifier)))
-        part.replace(path)
-    except ModelError as error:
-        raise ModelError(str(error).replace(str(part), str(path))) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        try:
+            write_gguf(part, keys, raw_keys, tensors, progress)
+            info = read_drafter(part)
+            if verifier is not None:
+                raise_problems(path.name, pair_problems(info, verifier_info(verifier)))
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(part), str(path))) from None

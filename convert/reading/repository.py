@@ -1,15 +1,13 @@
-"""Checkpoints by their Hugging Face id: downloaded once, taken from the cache from then on."""
+"""Checkpoints by their Hugging Face id."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
+from dflash_local import hf_hub
 from dflash_local.errors import ModelError
 
-# All that is read of a repository; folders in it hold other formats.
+# All that is read of a repository.
 NEEDED_FILES = [
     "config.json",
     "*.safetensors",
@@ -17,82 +15,19 @@ NEEDED_FILES = [
     "mask_embedding.pt",
     "README.md",
 ]
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-def is_repository_id(name: str) -> bool:
-    """Whether a name can be ``owner/name`` on the Hugging Face hub."""
-    return _ID.fullmatch(name) is not None
 
 
 def download(repository: str, revision: str | None = None) -> Path:
-    """The folder of a repository's files in the Hugging Face cache.
-
-    Asks the hub for what is new; without a connection, or with ``HF_HUB_OFFLINE=1``, the cache
-    alone serves. huggingface_hub shows its own progress on stderr.
-
-    Args:
-        revision: a branch, a tag or a commit; None is the main branch.
+    """The folder of a checkpoint's files in the Hugging Face cache, see ``hf_hub.download``.
 
     Raises:
-        ModelError: it cannot be had from either; the message says what to do.
+        ModelError: it cannot be had, or is no checkpoint; the message says what to do.
     """
-    from huggingface_hub import snapshot_download
-
-    fetch = partial(
-        snapshot_download,
-        repository,
-        revision=revision,
-        cache_dir=cache_folder(),
-        allow_patterns=NEEDED_FILES,
-        ignore_patterns="*/*",
-    )
-    try:
-        folder = Path(fetch())
-    except Exception as error:  # those of whichever HTTP library: they share no base
-        cached = _cached(fetch)
-        if cached is None:
-            raise ModelError(_unavailable(repository, revision, error)) from error
-        folder = cached
-    missing = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
+    folder = hf_hub.download(repository, NEEDED_FILES, revision)
+    missing = hf_hub.missing_files(folder, ("config.json", "*.safetensors"))
     if missing:
         raise ModelError(
             f"{repository} has no {' and no '.join(missing)} in {folder}: another kind of "
             f"repository, or half a download, which `hf download {repository}` completes"
         )
     return folder
-
-
-def cache_folder() -> Path:
-    """Where huggingface_hub keeps what it downloaded."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
-def repository_of(folder: Path) -> tuple[str, str] | None:
-    """The id and the commit of a folder in the cache; None for any other folder."""
-    repository = folder.parent.parent.name.removeprefix("models--")
-    if folder.parent.name != "snapshots" or repository == folder.parent.parent.name:
-        return None
-    return repository.replace("--", "/", 1), folder.name
-
-
-def _cached(fetch: Callable[..., str]) -> Path | None:
-    # Also where huggingface_hub asks the hub first although it needs nothing of it: for a commit.
-    try:
-        return Path(fetch(local_files_only=True))
-    except (OSError, ValueError):
-        return None
-
-
-def _unavailable(repository: str, revision: str | None, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    at = f" at revision {revision!r}" if revision else ""
-    return (
-        f"{repository}{at} is no folder here, not in {cache_folder()}, and the Hugging "
-        f"Face hub did not give it: {reason}\n"
-        "Check the name and the revision. For a private or gated repository log in first "
-        "(`hf auth login`). Without a connection, or with HF_HUB_OFFLINE set, only what was "
-        f"downloaded before is found: run `hf download {repository}` where there is one"
-    )

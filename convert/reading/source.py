@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dflash_local.errors import ModelError
+from dflash_local.hf_hub import is_repository_id, repository_of
 
 from .json_file import read_json
 from .paths import expanded
-from .repository import download, is_repository_id, repository_of
+from .repository import download
 from .safetensors_file import StoredTensor
 from .weight_files import exists, find_weights, read_weights
 from .wrappers import bare_tensors

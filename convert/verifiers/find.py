@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dflash_local.errors import ModelError
+from dflash_local.hf_hub import cache_folder, is_repository_id
 
 from ..layouts.drafter import DrafterConfig
 from ..reading.model_card import model_card
-from ..reading.repository import cache_folder, is_repository_id
 from ..reading.source import Source
 from .pair import pair_problems
 from .verifier import Verifier, is_later_part, read_verifier

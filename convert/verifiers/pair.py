@@ -37,15 +37,21 @@ def pair_problems(
     problems += target_layers.problems(
         config.target_layer_ids, verifier.architecture, verifier.n_layer
     )
-    if config.mask_token_id >= verifier.n_rows:
-        problems.append(
-            f"mask token {config.mask_token_id} has no row in the verifier's token embedding; "
-            f"expected an id below {verifier.n_rows}"
-        )
     return [
         *problems,
+        *mask_problems(config.mask_token_id, verifier),
         *_head_problems(config, verifier, written),
         *_rope_problems(config, verifier),
+    ]
+
+
+def mask_problems(mask_token: int, verifier: Verifier) -> list[str]:
+    """Why a token cannot stand for what is drafted: the drafter borrows its embedding."""
+    if mask_token < verifier.n_rows:
+        return []
+    return [
+        f"mask token {mask_token} has no row in the verifier's token embedding; "
+        f"expected an id below {verifier.n_rows}"
     ]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from gguf import GGUFValueType
 
 from dflash_local.key_table import KEYS
+from dflash_local.layer_ids import layer_inputs
 
 from ..layouts.drafter import DrafterConfig
-from ..layouts.target_layers import layer_inputs
 
 MASK_TOKEN_KEY = "tokenizer.ggml.mask_token_id"
 

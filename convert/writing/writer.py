@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
+from dflash_local import private_names
 from dflash_local.drafter_file import drafter_problems
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.key_table import ARCHITECTURE
+from dflash_local.whole_files import whole_file
 
 from ..reading.fields import raise_problems
 from ..reading.safetensors_file import Array
@@ -60,26 +62,22 @@ def write_gguf(
         ModelError: a tensor cannot be encoded, or libllama could not run the file. Whatever is
             raised, nothing partial stays behind.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    writer = _Writer(None, ARCHITECTURE)
-    try:
-        _add(writer, keys, raw_keys, tensors)
-        writer.write_header_to_file(part)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        _write_tensors(writer, tensors, progress)
-        writer.close()
+    with whole_file(path) as part:
+        with closing(_Writer(None, ARCHITECTURE)) as writer:
+            _add(writer, keys, raw_keys, tensors)
+            writer.write_header_to_file(part)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            _write_tensors(writer, tensors, progress)
         raise_problems(f"{path}, not written", drafter_problems(GGUFHeader(part)))
-        part.replace(path)
-    except BaseException:  # Ctrl-C too
-        writer.close()
-        part.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
 class _Raw:
     data: bytes
+
+
+private_names.check("gguf", private_names.GGUF)
 
 
 class _Writer(GGUFWriter):  # type: ignore[misc]

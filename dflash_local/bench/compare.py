@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .measures import percentile
-from .report import Report
+import numpy as np
+
+from .report import Document
 from .tables import mode_name
 
 #: measure: (its name for people, the least change that counts, whether more is better)
@@ -54,7 +55,7 @@ class Change:
         return (self.ratio > 1) == _MEASURES[self.measure][2]
 
 
-def compare(old: Report, new: Report) -> list[Change]:
+def compare(old: Document, new: Document) -> list[Change]:
     """Every measure that both reports have, mode by mode, over the prompts they share."""
     modes = [m for m in new["options"]["modes"] if m in old["options"]["modes"]]
     changes = []
@@ -67,7 +68,7 @@ def compare(old: Report, new: Report) -> list[Change]:
     return changes
 
 
-def describe(old: Report, new: Report) -> list[str]:
+def describe(old: Document, new: Document) -> list[str]:
     """The comparison in lines: what differs in the conditions, then what changed."""
     lines = [*_conditions(old, new)]
     changes = compare(old, new)
@@ -88,7 +89,7 @@ def _sentence(change: Change) -> str:
     )
 
 
-def _conditions(old: Report, new: Report) -> Iterator[str]:
+def _conditions(old: Document, new: Document) -> Iterator[str]:
     watched = [
         ("hardware", ("cpu", "gpus", "logical_cpus")),
         ("versions", ("dflash-local", "llama-cpp-python")),
@@ -108,7 +109,7 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _ratios(old: Report, new: Report, mode: str, measure: str) -> Iterator[float]:
+def _ratios(old: Document, new: Document, mode: str, measure: str) -> Iterator[float]:
     for prompt, modes in new["prompts"].items():
         before = _value(old["prompts"].get(prompt, {}), mode, measure)
         after = _value(modes, mode, measure)
@@ -124,14 +125,14 @@ def _value(modes: Mapping[str, Mapping[str, float]], mode: str, measure: str) ->
     return speed / plain if speed and plain and mode != "plain" else None
 
 
-def _noise(old: Report, new: Report, measure: str) -> float:
+def _noise(old: Document, new: Document, measure: str) -> float:
     """How far apart the rounds of the noisier report lie; nothing where no clock is involved."""
     if measure == "acceptance_length":
         return 0.0
     return max(_drift(old), _drift(new))
 
 
-def _drift(report: Report) -> float:
+def _drift(report: Document) -> float:
     """The largest of all modes: it is the machine that wavers, whatever it is doing."""
     drifts = [s["drift"] for s in report["summaries"] if s["category"] == "all"]
     known = [drift for drift in drifts if drift is not None]
@@ -156,5 +157,5 @@ def _half_width(values: list[float], middle: float) -> float:
     """Of the interval that the median lies in: McGill's notch, or the whole range of a few."""
     if len(values) < _FEW:
         return max(abs(value - middle) for value in values)
-    quartiles = percentile(values, 0.75) - percentile(values, 0.25)
-    return 1.57 * quartiles / math.sqrt(len(values))
+    low, high = np.quantile(values, (0.25, 0.75)).tolist()
+    return float(1.57 * (high - low) / math.sqrt(len(values)))

@@ -11,7 +11,7 @@ from .adaptive import headline
 from .measures import disagree
 from .memory import Memory
 from .record import ADAPTIVE
-from .report import Report, Results
+from .report import Document, Results
 from .tables import Table
 
 _MIB = 1 << 20
@@ -19,7 +19,7 @@ _MIB = 1 << 20
 CALLS, PLACES = "The call that people make", "By place in the answer"
 
 
-def to_markdown(results: Results, report: Report, compared: Sequence[str] = ()) -> str:
+def to_markdown(results: Results, report: Document, compared: Sequence[str] = ()) -> str:
     """The whole report; ``compared``: lines about an older one."""
     parts = [
         _title(report),
@@ -65,7 +65,7 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _title(report: Report) -> str:
+def _title(report: Document) -> str:
     models = report["models"]
     names = " and ".join(_model_name(models[role]) for role in ("verifier", "drafter"))
     return f"# Benchmark: {names}"
@@ -75,7 +75,7 @@ def _model_name(model: Mapping[str, Any]) -> str:
     return f"{model['file']} ({model['weights']}, {model['bytes'] / _MIB:.0f} MiB)"
 
 
-def _conditions(report: Report) -> str:
+def _conditions(report: Document) -> str:
     hardware, options, versions = report["hardware"], report["options"], report["versions"]
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     lines = [
@@ -91,7 +91,7 @@ def _conditions(report: Report) -> str:
     return "\n".join([*lines, *warnings(report)])
 
 
-def warnings(report: Report) -> list[str]:
+def warnings(report: Document) -> list[str]:
     """What makes the figures doubtful."""
     others = report["other_work"]
     lines = []
@@ -108,7 +108,7 @@ def warnings(report: Report) -> list[str]:
     return [*lines, *_disagreements(report)]
 
 
-def _disagreements(report: Report) -> list[str]:
+def _disagreements(report: Document) -> list[str]:
     """Where the median answer and all answers together say two things."""
     found = [
         (tables.mode_name(s["mode"]), s["speed_up"]["median"], s["speed_up_total"])
@@ -182,7 +182,7 @@ def _positions(results: Results) -> Table:
     return Table(["", *(str(k + 1) for k in range(most))], rows)
 
 
-def _quality_note(report: Report) -> str:
+def _quality_note(report: Document) -> str:
     if report["options"]["temperature"] > 0:
         return "Above temperature 0 answers are drawn: only their scores can be compared."
     return (

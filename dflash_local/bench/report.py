@@ -30,7 +30,8 @@ from .summary import Summary, summarize
 #: Rises when a field changes its meaning or goes.
 SCHEMA = 2
 
-Report = dict[str, Any]
+#: ``report.json``, as plain values.
+Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def derive(
     )
 
 
-def to_report(results: Results) -> Report:
+def to_report(results: Results) -> Document:
     """Plain values for JSON."""
     run, options = results.run, results.options
     return {
@@ -108,18 +109,16 @@ def to_report(results: Results) -> Report:
     }
 
 
-def write_report(results: Results, folder: Path) -> Report:
+def write_report(results: Results, report: Document, folder: Path) -> None:
     """Writes ``report.json``, and ``records.jsonl`` with every answer as it was measured."""
-    report = to_report(results)
     text = json.dumps(report, indent=1, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     run = results.run
     lines = (json.dumps(answer_to_dict(a)) + "\n" for a in run.answers + run.chats + run.long)
     (folder / "records.jsonl").write_text("".join(lines), encoding="utf-8")
-    return report
 
 
-def read_report(path: Path) -> Report:
+def read_report(path: Path) -> Document:
     """A report written by ``write_report``.
 
     Raises:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .machine import name
-from .report import Report
+from .report import Document
 
 _MIB = 1 << 20
 #: Rows of one run are told from those of others by these; a newer run takes their place.
 _KEY = ("verifier", "drafter", "threads", "temperature", "dflash-local", "llama-cpp-python")
 
 
-def write_csv(report: Report, folder: Path) -> Path:
+def write_csv(report: Document, folder: Path) -> Path:
     """Adds the run to the machine's file in ``folder``; returns the file."""
     rows = [_row(report, s) for s in report["summaries"] if s["category"] == "all"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row.get(field, "")) for field in _KEY)
 
 
-def _row(report: Report, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _row(report: Document, summary: Mapping[str, Any]) -> dict[str, Any]:
     hardware, models, options = report["hardware"], report["models"], report["options"]
     return {
         "date": report["created"][:10],

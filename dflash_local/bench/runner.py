@@ -15,10 +15,10 @@ from dflash_local import Llama
 from dflash_local.detokenizer import Tokenizer
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.model_header import usual_context
 from dflash_local.parent import construct, template_errors
 from dflash_local.placement import offloaded_layers, verifier_devices
-from dflash_local.rendering import chat_template
+from dflash_local.rendering import AS_LLAMA_2, chat_template
 from dflash_local.rpc import relayed
 
 from .asking import Asked, ask, is_end
@@ -35,7 +35,6 @@ from .tables import mode_name
 #: (answers done, answers in all, what is being done)
 Progress = Callable[[int, int, str], None]
 
-DEFAULT_N_CTX = 4096
 _WARM_UP_TOKENS = 8
 _CALLED = 5  # prompts that are asked through create_chat_completion as well
 # Greedy answers that go on past their end repeat themselves, and copies draft those for nothing.
@@ -114,7 +113,7 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
     """
     max_width = read_drafter(options.drafter).max_width
     widths = check_widths(options.widths, max_width)
-    n_ctx = options.n_ctx or min(DEFAULT_N_CTX, _trained_context(options.verifier))
+    n_ctx = options.n_ctx or usual_context(options.verifier)
     run = Run(widths, max_width, n_ctx)
     with ExitStack() as stack:
         options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
@@ -217,18 +216,10 @@ def _settings(options: BenchOptions, n_ctx: int) -> dict[str, Any]:
     return settings
 
 
-def _trained_context(verifier: Path) -> int:
-    header = GGUFHeader(verifier)
-    return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))
-
-
 def _rendered(llm: llama_cpp.Llama, prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     """The tokens of each prompt; names those that the chat template cannot write."""
     if chat_template(llm) is None and any(prompt.messages for prompt in prompts):
-        warnings.warn(
-            "the verifier has no chat template: it is asked as Llama 2 would be, [INST]",
-            stacklevel=2,
-        )
+        warnings.warn(f"the verifier {AS_LLAMA_2}", stacklevel=2)
     rendered, problems = {}, []
     for prompt in prompts:
         try:

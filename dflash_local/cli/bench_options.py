@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dflash_local.bench.places import LONG
 from dflash_local.bench.record import ADAPTIVE
-from dflash_local.bench.runner import DEFAULT_N_CTX, BenchOptions
+from dflash_local.bench.runner import BenchOptions
 from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
+from dflash_local.model_header import DEFAULT_N_CTX
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dflash_local.cli.report import (
 )
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
-from dflash_local.rendering import chat_template
+from dflash_local.rendering import AS_LLAMA_2, chat_template
 from dflash_local.rpc import relayed
 
 HELP = (
@@ -73,9 +73,7 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
             options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
             llm = stack.enter_context(contextlib.closing(load(options, (verifier, drafter))))
         if chat_template(llm) is None:
-            screen.notice(
-                f"{verifier.name} has no chat template: asked as Llama 2 would be, [INST]"
-            )
+            screen.notice(f"{verifier.name} {AS_LLAMA_2}")
         setup = Setup(verifier, drafter, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dflash_local
-from dflash_local import hub
+from dflash_local import demo_pair
 from dflash_local.busy import BusyWatch
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import load
@@ -106,7 +106,7 @@ def workload_drafter() -> Path:
 def _demo(options: DemoOptions, screen: RaceScreen) -> None:
     with contextlib.ExitStack() as stack:
         with interrupts.held():
-            verifier = options.models.verifier or hub.demo_verifier()
+            verifier = options.models.verifier or demo_pair.verifier()
             drafter = options.models.drafter or workload_drafter()
             setup = _setup(verifier, drafter, options.models.threads)
             screen.say(setup)

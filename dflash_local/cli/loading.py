@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dflash_local import Llama, hub
-from dflash_local.cli.options import DEFAULT_N_CTX, ChatOptions
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local import Llama, demo_pair
+from dflash_local.cli.options import ChatOptions
+from dflash_local.model_header import usual_context
 from dflash_local.placement import offloaded_layers
 
 Pair = tuple[Path, "Path | None"]
@@ -18,12 +18,12 @@ def find_pair(options: ChatOptions) -> Pair:
     Raises:
         ModelError: the demo is wanted and cannot be found or made.
     """
-    verifier = options.verifier or hub.demo_verifier()
+    verifier = options.verifier or demo_pair.verifier()
     if options.plain:
         return verifier, None
     if options.drafter or options.verifier:
         return verifier, options.drafter
-    return verifier, hub.demo_drafter()
+    return verifier, demo_pair.drafter()
 
 
 def load(options: ChatOptions, pair: Pair) -> Llama:
@@ -40,14 +40,9 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         width=options.width,
         sampling=options.sampling,
         exact=options.exact or None,
-        n_ctx=options.n_ctx or min(DEFAULT_N_CTX, _trained_context(verifier)),
+        n_ctx=options.n_ctx or usual_context(verifier),
         n_threads=options.threads,
         n_threads_batch=options.threads,
         n_gpu_layers=offloaded_layers(options.gpu_layers, options.rpc),
         rpc=options.rpc,
     )
-
-
-def _trained_context(verifier: Path) -> int:
-    header = GGUFHeader(verifier)
-    return int(header.get(f"{header.get('general.architecture')}.context_length", DEFAULT_N_CTX))

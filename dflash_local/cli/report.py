@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, zip_longest
@@ -14,6 +13,7 @@ from typing import Any
 from dflash_local import Stats
 from dflash_local.cli.conversation import Answer
 from dflash_local.exact import ExactWidths
+from dflash_local.whole_files import write_whole
 from dflash_local.widths import choice, shares, shares_text
 
 PHASES = ("prefill", "inject", "draft", "verify", "sample")
@@ -148,9 +148,4 @@ def write_json(file: Path, facts: dict[str, Any]) -> None:
     if file.exists() and not file.is_file():  # a pipe or a device cannot be replaced
         file.write_text(text, encoding="utf-8")
         return
-    temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(file, text)

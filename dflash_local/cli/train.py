@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from dflash_local.cli.train_gguf import check_draft_vocab, to_gguf
-from dflash_local.cli.train_options import STEPS, Arguments, parse
+from dflash_local.cli.train_options import Arguments, parse
 from dflash_local.cli.train_progress import TrainProgress, shown
 from dflash_local.errors import DFlashError
-
-if TYPE_CHECKING:
-    from dflash_local.train.options import TrainOptions
-    from dflash_local.train.processes import Processes
-    from dflash_local.train.verifier import Verifier
-    from dflash_local.train.workspace import Workspace
+from dflash_local.train.options import Data, DrafterShape, FitOptions, TrainOptions
 
 
 def main(argv: list[str]) -> int:
@@ -33,10 +27,12 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
+    options = _options(arguments)
+    # Names of files will do: where they lie is nobody's business.
+    command = shlex.join(["dflash-local", "train", *(Path(part).name for part in argv)])
     try:
-        options = _options(arguments)
         with shown(options.fit.steps) as progress, _warnings_shown(progress):
-            _run(arguments.step, options, progress)
+            _run(arguments.step, options, progress, command)
     except KeyboardInterrupt:
         print("dflash-local train: interrupted; the same command goes on", file=sys.stderr)
         return 130
@@ -53,72 +49,21 @@ def _warnings_shown(progress: TrainProgress) -> Iterator[None]:
         yield
 
 
-def _run(step: str | None, options: TrainOptions, progress: TrainProgress) -> None:
+def _run(step: str | None, options: TrainOptions, progress: TrainProgress, command: str) -> None:
+    from dflash_local import train
     from dflash_local.busy import BusyWatch
-    from dflash_local.train.open_verifier import open_verifier
-    from dflash_local.train.processes import Processes, check_batch_size
 
-    check_batch_size(options.fit.batch_size)
-    processes, wanted = Processes(options.threads), STEPS if step is None else (step,)
-    verifier = open_verifier(options)
-    check_draft_vocab(options, verifier.gguf)
-    work = _shared_workspace(options, verifier, processes)
-    # The first process keeps other runs out of the folder, for all of its own.
-    alone = work.alone() if processes.rank == 0 else nullcontext()
-    with alone, BusyWatch(options.threads):
-        _steps(wanted, options, verifier, work, processes, progress)
-
-
-def _steps(
-    wanted: Sequence[str],
-    options: TrainOptions,
-    verifier: Verifier,
-    work: Workspace,
-    processes: Processes,
-    progress: TrainProgress,
-) -> None:
-    from dflash_local.train import answers, data, finish, pipeline
-
-    if {"prompts", "generate"} & set(wanted) and processes.rank == 0:
-        asked = data.make_prompts(options, verifier, work, progress.count)
-        progress.say_all([] if asked is None else asked.lines(examples=True))
-    if "generate" in wanted and processes.rank == 0:
-        answers.make_answers(options, verifier, work, progress.count)
-    processes.wait()
-    if not {"fit", "simulate", "export"} & set(wanted):
-        return
-    training = pipeline.Training(options, verifier, work, processes)
-    try:
-        if processes.rank == 0:
-            progress.say_all(training.used.lines())
-        if "fit" in wanted:
-            training.fit.run(progress.fitted)
-        if processes.rank == 0 and {"simulate", "export"} & set(wanted):
-            simulation = finish.try_out(training, work, partial(to_gguf, progress.say))
-            progress.simulated(simulation)
-            if "export" in wanted:
-                print(finish.export(training, work, simulation))
-    finally:
-        training.close()
-        processes.close()
-
-
-def _shared_workspace(options: TrainOptions, verifier: Verifier, processes: Processes) -> Workspace:
-    """The folder, made by the first process: two would be in each other's way."""
-    from dflash_local.train.workspace import Workspace
-
-    if processes.rank:
-        processes.wait()
-    work = Workspace(options, verifier)
-    if not processes.rank:
-        processes.wait()
-    return work
+    with BusyWatch(options.threads):
+        if step in ("prompts", "generate", "fit", "simulate"):
+            getattr(train, step)(options, progress)
+            return
+        finish = train.export if step == "export" else train.train
+        summary = finish(options, progress, command=command)
+    if summary.rank == 0:
+        print(summary.drafter or summary.folder)
 
 
 def _options(arguments: Arguments) -> TrainOptions:
-    from dflash_local.train.loop import FitOptions
-    from dflash_local.train.options import Data, DrafterShape, TrainOptions
-
     return TrainOptions(
         arguments.verifier,
         arguments.out,

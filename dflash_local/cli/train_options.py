@@ -9,6 +9,8 @@ from typing import Any
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, non_negative, positive
+from dflash_local.hf_hub import is_repository_id
+from dflash_local.train.options import Data, FitOptions, TrainOptions
 
 _VERIFIER = "a GGUF file; or, by transformers, a folder or an id (owner/name) of Hugging Face's"
 STEPS = ("prompts", "generate", "fit", "simulate", "export")
@@ -111,9 +113,9 @@ def _problem(arguments: Arguments) -> str | None:
         return f"--init: {init} has no config.json: expected a drafter in the published layout"
     if arguments.out.exists() and not arguments.out.is_dir():
         return f"--out: {arguments.out} is a file, expected a folder"
-    if not 0 < data.get("held_out", 0.05) < 1:
+    if not 0 < data.get("held_out", Data.held_out) < 1:
         return "--held-out: expected a share between 0 and 1"
-    if not 0 <= arguments.fit.get("soft", 0.0) <= 1:
+    if not 0 <= arguments.fit.get("soft", FitOptions.soft) <= 1:
         return "--soft: expected a share from 0 to 1"
     if arguments.fit.get("decay", 1.0) == 0:
         return "--decay: expected a number above 0"
@@ -121,9 +123,7 @@ def _problem(arguments: Arguments) -> str | None:
 
 
 def _is_id(verifier: Path) -> bool:
-    from dflash_local.convert.reading.repository import is_repository_id
-
-    return verifier.suffix != ".gguf" and bool(is_repository_id(verifier.as_posix()))
+    return verifier.suffix != ".gguf" and is_repository_id(verifier.as_posix())
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -138,12 +138,16 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--endpoint", metavar="URL", help=server)
     switch = "the chat template's switch for thinking (default: the template's own)"
     add("--thinking", type=_on_off, metavar="on|off", help=switch)
-    add("--held-out", type=_share, metavar="SHARE", help="never trained on (default 5%%)")
+    aside = f"never trained on (default {_percent(Data.held_out)})"
+    add("--held-out", type=_share, metavar="SHARE", help=aside)
     add("--max-tokens", type=positive, metavar="N", help="of an answer")
     add("--max-length", type=positive, metavar="N", help="tokens of a conversation")
     add("--temperatures", type=_numbers, metavar="T,T", help="answers take them in turn")
     add("--at-once", type=positive, metavar="N", help="answers in one batch")
-    refused = "of the rows may be left out because they cannot be used (default 5%%)"
+    refused = (
+        "of the rows may be left out because they cannot be used "
+        f"(default {_percent(Data.most_refused)})"
+    )
     add("--most-refused", type=_share, metavar="SHARE", help=refused)
 
 
@@ -178,7 +182,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--cache-gb", type=non_negative, metavar="X", help="disk for features, at most")
     gguf = "a Hugging Face verifier as GGUF too: makes drafter.gguf and tries it in the real loop"
     add("--gguf", type=Path, metavar="V.gguf", help=gguf)
-    add("--outtype", metavar="TYPE", help="of the GGUF (default bf16)")
+    add("--outtype", metavar="TYPE", help=f"of the GGUF (default {TrainOptions.outtype})")
     vocabulary = "tokens that the GGUF can propose: those of the texts if not said otherwise, the "
     vocabulary += "N most frequent ones of the answers, or all"
     add("--draft-vocab", type=_all_or_positive, metavar="N|all", help=vocabulary)
@@ -198,6 +202,10 @@ def _share(text: str) -> float:
     if share > 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a share such as 5% or 0.05")
     return share
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g}%%"  # argparse formats help texts
 
 
 def _all_or_positive(text: str) -> int | str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
+
+from dflash_local.train.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from dflash_local.train.loop import Progress as FitProgress
-    from dflash_local.train.loop import Score
-    from dflash_local.train.simulate import Simulation
+    from dflash_local.train.loop import FitProgress, Score
+    from dflash_local.train.simulation import Simulation
 
 _SECONDS_A_LINE = 30.0
 
@@ -29,8 +30,8 @@ class Meter(Protocol):
         """A line that stays."""
 
 
-class TrainProgress:
-    """What the steps of a training report to."""
+class TrainProgress(Progress):
+    """Shows what a training tells."""
 
     def __init__(self, meter: Meter, n_steps: int) -> None:
         self._meter = meter
@@ -43,11 +44,6 @@ class TrainProgress:
     def say(self, line: str) -> None:
         """What the user should know."""
         self._meter.say(line)
-
-    def say_all(self, lines: Iterable[str]) -> None:
-        """The same, a line at a time."""
-        for line in lines:
-            self._meter.say(line)
 
     def fitted(self, progress: FitProgress, score: Score | None) -> None:
         """Of the fit: every look at held-out text, and every step in between."""
@@ -63,7 +59,7 @@ class TrainProgress:
     def simulated(self, simulation: Simulation | None) -> None:
         """Of the exported drafter; None where it could not be tried."""
         if simulation is None:
-            from dflash_local.train.simulate import NOT_TRIED
+            from dflash_local.train.simulation import NOT_TRIED
 
             self._meter.say(NOT_TRIED)
             return
@@ -77,13 +73,8 @@ class TrainProgress:
 def shown(n_steps: int) -> Iterator[TrainProgress]:
     """Progress on standard error."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -91,7 +82,7 @@ def shown(n_steps: int) -> Iterator[TrainProgress]:
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     text = TextColumn("[progress.description]{task.description}")
-    with Progress(text, *columns, console=console) as bar:
+    with Bar(text, *columns, console=console) as bar:
         yield TrainProgress(_Bars(bar), n_steps)
 
 

@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .account import Sieve
+from .answerer import Question, Sampling
 from .conversations import Conversation, Unanswered
 from .endpoint import Endpoint
-from .generate import Question, Sampling
 from .options import TrainOptions
+from .progress import Count
 from .verifier import Generator, Verifier
-from .workspace import Progress, Prompt, Workspace
+from .workspace import Prompt, Workspace
 
 _GROUP = 16  # answers of a slot that are made, and kept, together
 _EMPTY = "an empty answer"
 
 
 def make_answers(
-    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
+    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Count
 ) -> None:
     """The verifier, or a server that runs it, answers every prompt.
 
@@ -46,7 +47,7 @@ def _answer_here(
     verifier: Verifier,
     work: Workspace,
     prompts: Sequence[Prompt],
-    progress: Progress,
+    progress: Count,
 ) -> None:
     """A group at a time: one is kept whole or begun anew, so that an interrupted run ends with the
     same texts."""
@@ -72,7 +73,7 @@ def _answers(
     group: Sequence[Prompt],
     first: int,
     total: int,
-    progress: Progress,
+    progress: Count,
 ) -> list[list[int]]:
     questions = [_question(options, prompt, first + i) for i, prompt in enumerate(group)]
     return answerer.answer(questions, lambda done, _: progress("answers", first + done, total))
@@ -92,7 +93,7 @@ def _ask_server(
     verifier: Verifier,
     work: Workspace,
     prompts: Sequence[Prompt],
-    progress: Progress,
+    progress: Count,
 ) -> None:
     """Every answer is kept as it comes: none is asked for twice."""
     done = work.keep_whole_answers()

@@ -14,15 +14,16 @@ from . import conversations as texts
 from .account import Asked, Sieve, Used
 from .conversations import Conversation, Unanswered
 from .options import TrainOptions
-from .prompts import as_they_are, dialogue_id, questions_of, read_dialogues, synthesize
+from .progress import Count
+from .questions import as_they_are, dialogue_id, questions_of, read_dialogues, synthesize
 from .verifier import ChatTokenizer, Verifier
-from .workspace import Progress, Prompt, Workspace
+from .workspace import Prompt, Workspace
 
 # ---- 1. prompts ----------------------------------------------------------------------------
 
 
 def make_prompts(
-    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Progress
+    options: TrainOptions, verifier: Verifier, work: Workspace, progress: Count
 ) -> Asked | None:
     """Writes the prompts as tokens; with answers that are there already, the conversations.
 
@@ -101,7 +102,7 @@ def _made_up(
     verifier: Verifier,
     template: ChatTokenizer,
     account: Asked,
-    progress: Progress,
+    progress: Count,
 ) -> Iterator[Conversation]:
     """Prompts that the verifier makes up itself."""
     data = options.data

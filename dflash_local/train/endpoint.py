@@ -16,7 +16,7 @@ from typing import Any
 
 from dflash_local.errors import DFlashError
 
-from .generate import Question
+from .answerer import Question
 from .verifier import ChatTokenizer, Progress
 
 _SECONDS = 600.0  # for one answer

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from dflash_local import hub
+from dflash_local.fingerprint import fingerprint
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.model_header import chat_template
 
+from .answerer import Answerer
 from .capture import Capturer
-from .generate import Answerer
 from .gguf_template import Template
 from .verifier import Identity
 from .verifier_file import VerifierFile
@@ -28,12 +29,11 @@ class GGUFVerifier:
     def identity(self) -> Identity:
         """Of the file."""
         header = GGUFHeader(self.gguf)
-        template = header.get("tokenizer.chat_template")
         return Identity(
             name=str(header.get("general.name") or self.gguf.stem),
             file=self.gguf.name,
-            fingerprint=hub.fingerprint(self.gguf),
-            chat_template=None if template is None else str(template),
+            fingerprint=fingerprint(self.gguf),
+            chat_template=chat_template(header),
         )
 
     @cached_property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dflash_local.errors import ContextError, DFlashError
 
-from .generate import Question, Sampling
+from .answerer import Question, Sampling
 from .hf_model import generation_settings
 from .verifier import Progress
 

@@ -11,7 +11,7 @@ from dflash_local.errors import ModelError
 
 from .capture import checked_tap
 from .hf_capture import HfCapturer
-from .hf_files import fingerprint, name_of
+from .hf_files import folder_fingerprint, name_of
 from .hf_generate import HfAnswerer
 from .hf_model import HfModel
 from .hf_template import HfTemplate, chat_template
@@ -46,7 +46,7 @@ class HfVerifier:
         return Identity(
             name=name_of(folder),
             file=folder.resolve().name,
-            fingerprint=fingerprint(folder),
+            fingerprint=folder_fingerprint(folder),
             chat_template=chat_template(self._files.tokenizer),
         )
 

@@ -11,49 +11,19 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dflash_local.errors import DFlashError
+from dflash_local.whole_files import whole_file
 
 from .examples import Batch, Examples
 from .loss import Losses, losses
 from .model import Drafter, Vocabulary
+from .options import FitOptions
 from .processes import Processes, autocast
 
 _STATE = "training.pt"
 _SAVE_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How a drafter is trained.
-
-    Attributes:
-        steps: updates of the weights.
-        batch_size: texts an update, of all processes together.
-        n_blocks: random blocks a text and pass.
-        learning_rate: the highest, after warm-up; falls to 0 along a cosine.
-        warm_up: share of the steps.
-        clip: of the gradient's norm.
-        noise: added to features, uniform in +- noise.
-        soft: share of the loss over the verifier's probabilities instead of its best token.
-        decay: see ``losses``; None is D-PACE.
-        evaluate_every: steps between two looks at held-out text; the state is kept then.
-        patience: looks without a better one, after which training ends.
-    """
-
-    steps: int = 4000
-    batch_size: int = 4
-    n_blocks: int = 32
-    learning_rate: float = 1e-3
-    warm_up: float = 0.04
-    clip: float = 1.0
-    noise: float = 0.05
-    soft: float = 0.5
-    decay: float | None = None
-    evaluate_every: int = 200
-    patience: int = 10
-    seed: int = 1
 
 
 @dataclass
@@ -78,13 +48,25 @@ class Score:
 
 
 @dataclass
-class Progress:
+class FitProgress:
     """What is known after a step; kept with the state."""
 
     step: int = 0
     best_step: int = 0
     best: float = -1.0
     log: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has found.
+
+    Attributes:
+        best: the weights that did best on held-out text.
+    """
+
+    best: dict[str, Tensor]
+    progress: FitProgress
 
 
 class _Step(nn.Module):
@@ -112,7 +94,7 @@ def groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
 
 
-Report = Callable[[Progress, Score | None], None]
+Report = Callable[[FitProgress, Score | None], None]
 
 
 class Fit:
@@ -138,7 +120,7 @@ class Fit:
         self.model = model.to(processes.device)
         self.vocabulary = vocabulary.to(processes.device)
         self.best = {name: value.clone() for name, value in model.state_dict().items()}
-        self.progress = Progress()
+        self.progress = FitProgress()
         self._examples = examples
         self._held_out = held_out
         self._options = options
@@ -152,7 +134,7 @@ class Fit:
         self._saved = time.monotonic()
         self._load()
 
-    def run(self, report: Report) -> Progress:
+    def run(self, report: Report) -> FitProgress:
         """Trains until the last step, or until it no longer gets better."""
         options, progress, processes = self._options, self.progress, self._processes
         module = processes.wrap(_Step(self.model, self.vocabulary, options))
@@ -177,6 +159,11 @@ class Fit:
                 self._look(report, score)
         self.model.load_state_dict(self.best)
         return progress
+
+    @property
+    def fitted(self) -> Fitted:
+        """What is known so far; before any step the weights that it begins with."""
+        return Fitted(self.best, self.progress)
 
     def evaluate(self) -> Score:
         """On held-out text, of all processes together."""
@@ -225,9 +212,8 @@ class Fit:
             "scheduler": self._scheduler.state_dict(),
             "progress": vars(self.progress),
         }
-        temporary = self._state.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(self._state)
+        with whole_file(self._state, alone=True) as part:
+            torch.save(state, part)
         self._saved = time.monotonic()
 
     def _load(self) -> None:
@@ -238,7 +224,7 @@ class Fit:
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._scheduler.load_state_dict(state["scheduler"])
-            self.best, self.progress = state["best"], Progress(**state["progress"])
+            self.best, self.progress = state["best"], FitProgress(**state["progress"])
         except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
             raise DFlashError(
                 f"{self._state} cannot be gone on from ({error}): remove it to train anew"

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .loop import FitOptions
-
 
 @dataclass(frozen=True)
 class Data:
@@ -62,6 +60,38 @@ class DrafterShape:
     mask_token: int | None = None
     init: Path | None = None
     cold: bool = False
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a drafter is trained.
+
+    Attributes:
+        steps: updates of the weights.
+        batch_size: texts an update, of all processes together.
+        n_blocks: random blocks a text and pass.
+        learning_rate: the highest, after warm-up; falls to 0 along a cosine.
+        warm_up: share of the steps.
+        clip: of the gradient's norm.
+        noise: added to features, uniform in +- noise.
+        soft: share of the loss over the verifier's probabilities instead of its best token.
+        decay: weights positions by exp(-k / decay); None is D-PACE.
+        evaluate_every: steps between two looks at held-out text; the state is kept then.
+        patience: looks without a better one, after which training ends.
+    """
+
+    steps: int = 4000
+    batch_size: int = 4
+    n_blocks: int = 32
+    learning_rate: float = 1e-3
+    warm_up: float = 0.04
+    clip: float = 1.0
+    noise: float = 0.05
+    soft: float = 0.5
+    decay: float | None = None
+    evaluate_every: int = 200
+    patience: int = 10
+    seed: int = 1
 
 
 @dataclass(frozen=True)

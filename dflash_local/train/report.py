@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -15,8 +13,9 @@ from typing import Any
 
 from .acceptance import Acceptance
 from .account import lines_of
-from .pipeline import Training
-from .simulate import NOT_TRIED, Simulation
+from .loop import Fitted
+from .prepared import Prepared
+from .simulation import NOT_TRIED, Simulation
 from .verifier import Identity
 
 SCHEMA = 1
@@ -29,14 +28,19 @@ ByWidth = Mapping[str, Sequence[Acceptance]]
 
 
 def write_report(
-    training: Training,
+    ready: Prepared,
+    fitted: Fitted,
     simulation: Simulation | None,
     by_width: ByWidth,
     n_proposed: int | None,
+    command: str | None,
     folder: Path,
 ) -> None:
-    """Writes the three files; the picture only where matplotlib is installed."""
-    report = to_report(training, simulation, by_width, n_proposed)
+    """Writes the three files; the picture only where matplotlib is installed.
+
+    See ``to_report``.
+    """
+    report = to_report(ready, fitted, simulation, by_width, n_proposed, command)
     text = json.dumps(report, indent=1)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
@@ -44,36 +48,39 @@ def write_report(
 
 
 def to_report(
-    training: Training,
+    ready: Prepared,
+    fitted: Fitted,
     simulation: Simulation | None,
     by_width: ByWidth,
     n_proposed: int | None,
+    command: str | None,
 ) -> dict[str, Any]:
     """Plain values: provenance, texts, course and outcome of a training.
 
     Args:
         n_proposed: tokens that the GGUF's head has; None where there is no GGUF.
+        command: that asked for the training; None: a program did.
     """
-    options, progress = training.options, training.fit.progress
+    options, texts, progress = ready.options, ready.texts, fitted.progress
     start = progress.log[0]
     best = next(entry for entry in progress.log if entry["step"] == progress.best_step)
     return {
         "schema": SCHEMA,
-        "verifier": _verifier(training.verifier.identity),
+        "verifier": _verifier(ready.verifier.identity),
         "texts": {
-            "train": len(training.train),
-            "held_out": len(training.held_out),
-            "train_tokens": sum(len(text.tokens) for text in training.train),
-            "asked": None if training.asked is None else training.asked.to_json(),
-            "used": training.used.to_json(),
+            "train": len(texts.train),
+            "held_out": len(texts.held_out),
+            "train_tokens": sum(len(text.tokens) for text in texts.train),
+            "asked": None if ready.asked is None else ready.asked.to_json(),
+            "used": texts.used.to_json(),
             "answers": asdict(options.data)
             | {"prompts": _name(options.data.prompts)}
             | {"tokens": [path.name for path in options.data.tokens]},
         },
-        "drafter": training.fields,
-        "draft_vocab": _draft_vocab(n_proposed, training.verifier.weights.sizes.n_vocab),
+        "drafter": ready.fields,
+        "draft_vocab": _draft_vocab(n_proposed, ready.verifier.weights.sizes.n_vocab),
         "fit": asdict(options.fit),
-        "command": shlex.join(["dflash-local", *(Path(a).name for a in sys.argv[1:])]),
+        "command": command,
         "versions": {name: _version(name) for name in _PACKAGES},
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -124,8 +131,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             f"template {report['verifier']['chat_template']}",
             f"- {', '.join(f'{name} {number}' for name, number in report['versions'].items())}",
             "",
-            f"    {report['command']}",
-            "",
+            *([f"    {report['command']}", ""] if report["command"] else []),
         ]
     )
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from dflash_local.rows.faithful import Settings, Tools
     from dflash_local.rows.messages import Message
 
+    from .answerer import Question
     from .capture import Reading
     from .conversations import Conversation
-    from .generate import Question
 
 Floats = npt.NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dflash_local.errors import DFlashError
+from dflash_local.whole_files import write_whole
 
 from .account import Asked
 from .conversations import Conversation, Unanswered, parse, to_line
@@ -22,9 +23,6 @@ from .verifier import Verifier
 
 # Options that may change between two runs in one folder.
 _FREE = ("out", "threads", "gpu_layers", "cache_gb", "outtype", "draft_vocab", "force", "gguf")
-
-#: (what is being done, done, in all)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ class Workspace:
 
     def write_lines(self, path: Path, lines: Iterable[str]) -> None:
         """A file that is whole or not there."""
-        part = path.with_suffix(".part")
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(path)
+        write_whole(path, "".join(lines), alone=True)
 
     def write_prompts(self, prompts: Iterable[Prompt]) -> None:
         """The prompts, which say by being there that this step is done."""
@@ -183,9 +179,7 @@ def _drafter_files(folder: Path) -> list[Path]:
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     made = {file.name for file in path.parent.iterdir()} - {path.name, ".lock"}
     if not made or not path.is_file():  # nothing that other settings would not fit
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps(settings, indent=1) + "\n", alone=True)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     changed = list(_differences(before, settings))

