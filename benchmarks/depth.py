@@ -24,8 +24,8 @@ from typing import Any
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
-from dflash_local.openmp import spin_briefly
-from dflash_local.other_work import OtherWork
+from dflash_local.machine.openmp import spin_briefly
+from dflash_local.machine.other_work import OtherWork
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "drafters" / "workloads"))
 
@@ -47,7 +47,7 @@ def options(args: argparse.Namespace, depth: int) -> dict[str, Any]:
     """Of both engines' contexts: room for the text, a question and an answer."""
     import llama_cpp
 
-    from dflash_local.gguf_header import GGUFHeader
+    from dflash_local.files.gguf_header import GGUFHeader
 
     n_ctx = depth + args.max_tokens + 256
     header = GGUFHeader(args.verifier)
@@ -62,7 +62,7 @@ def options(args: argparse.Namespace, depth: int) -> dict[str, Any]:
 
 def prompts(llm: Any, args: argparse.Namespace, depth: int) -> Iterator[list[int]]:
     """Each question after the same text of so many tokens."""
-    from dflash_local.train.gguf_template import Template
+    from dflash_local.train.verifiers.gguf_template import Template
 
     sources = sorted(Path(tempfile.__file__).parent.glob("*.py"))
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)[: 8 * depth]
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import demo_pair
+    from dflash_local.files import demo_pair
 
     args.verifier = args.verifier or demo_pair.verifier()
     args.drafter = args.drafter or demo_pair.drafter()

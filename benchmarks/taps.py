@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
-from dflash_local.openmp import spin_briefly
-from dflash_local.other_work import OtherWork
+from dflash_local.machine.openmp import spin_briefly
+from dflash_local.machine.other_work import OtherWork
 
 if TYPE_CHECKING:
     from dflash_local import Llama, _core
@@ -36,7 +36,8 @@ class Taps:
     """Verifiers on three contexts of one model, by what gives their features."""
 
     def __init__(self, llm: Llama, layers: Sequence[int], stack: ExitStack) -> None:
-        from dflash_local import _core, observing, seam
+        from dflash_local import _core
+        from dflash_local.runtime import observing, seam
 
         def verifier(node: str | None, layers: Sequence[int]) -> _core.Verifier:
             watch = observing.node_watch() if node else None
@@ -98,8 +99,8 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import demo_pair
-    from dflash_local.drafter_file import read_drafter
+    from dflash_local.files import demo_pair
+    from dflash_local.files.drafter_file import read_drafter
 
     args.verifier = args.verifier or demo_pair.verifier()
     args.layers = args.layers or read_drafter(demo_pair.drafter()).target_layers
