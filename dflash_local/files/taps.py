@@ -51,9 +51,10 @@ TAPS: dict[str, Tap] = dict(
         *_all("deepseek4 mimo2 nemotron_h nemotron_h_moe", Tap(gives_last=True)),
         *_all(
             """
-            arcee cohere2 command-r dots1 ernie4_5 exaone4 gemma gemma2 gemma3 glm4 glm4moe granite
-            granitemoe mistral3 nemotron olmo olmo2 olmoe phi3 qwen2 qwen2moe seed_oss smollm3
-            stablelm starcoder2
+            apertus arcee cohere2 command-r deepseek2 dots1 ernie4_5 ernie4_5-moe exaone4 falcon
+            gemma gemma2 gemma3 glm4 glm4moe gptneox granite granitemoe hunyuan-moe mistral3
+            nemotron olmo olmo2 olmoe phi2 phi3 qwen2 qwen2moe seed_oss smollm3 stablelm
+            starcoder2
             """,
             Tap("l_out"),
         ),

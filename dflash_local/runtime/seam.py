@@ -114,8 +114,8 @@ def rows_that_go_back(llm: Llama, context: int, rows: int, width: int | None) ->
 
 
 @contextlib.contextmanager
-def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch) -> Iterator[int]:
-    """The address of a context of the parent's model, whose graph a watch looks into.
+def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch | None) -> Iterator[int]:
+    """The address of a context of the parent's model, whose graph a watch looks into; None: none.
 
     Raises:
         AllocationError: libllama could not make it.

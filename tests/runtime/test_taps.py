@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 import tiny_architectures
+import tiny_to_gguf
 import torch
 from conftest import MakeLlama
 from exactness import assert_mixed, counts, greedy, random_prompts, tiny_prompts
@@ -27,6 +28,7 @@ from dflash_local.machine import ggml
 from dflash_local.runtime import observing, seam
 from dflash_local.runtime.drafter import address
 from dflash_local.train.capture import Capturer, context_params, load_model
+from dflash_local.train.verifiers.verifier_file import INTERLEAVED
 
 MODELS = Path(__file__).parents[1] / "models"
 TEXT = [(7 * i + i * i) % 380 + 4 for i in range(40)]
@@ -67,14 +69,14 @@ def tiny(
     architecture = request.param
     model = tiny_architectures.make(architecture)
     path = tmp_path_factory.mktemp("tiny") / f"{architecture}.gguf"
-    return architecture, tiny_architectures.write(path, architecture, model), model
+    return architecture, tiny_to_gguf.write(path, architecture, model), model
 
 
 def test_features_are_the_inputs_of_layers_in_transformers(tiny: tuple[str, Path, Any]) -> None:
     architecture, path, model = tiny
     tap = TAPS[architecture]
     layers = list(tap.layers(tiny_architectures.N_LAYER))
-    assert layers == [1, 2, 3]
+    assert layers[-3:] == [1, 2, 3]
     with torch.no_grad():
         found = model(torch.tensor([TEXT]), output_hidden_states=True)
     # Micro-batches of 7: the rows of a decode come in six parts.
@@ -85,6 +87,16 @@ def test_features_are_the_inputs_of_layers_in_transformers(tiny: tuple[str, Path
         theirs = found.hidden_states[layer][0].numpy()
         assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max(), f"layer {layer}"
     assert np.array_equal(ids[:, 0], found.logits[0].argmax(-1).numpy())
+
+
+def test_training_knows_whose_rows_of_q_and_k_rotate_neighbours(
+    tiny: tuple[str, Path, Any],
+) -> None:
+    architecture, path, _ = tiny
+    model = load_model(path, 0)
+    kind = llama_cpp.llama_model_rope_type(model)
+    llama_cpp.llama_model_free(model)
+    assert (kind == llama_cpp.LLAMA_ROPE_TYPE_NORM) == (architecture in INTERLEAVED)
 
 
 # ---- beside the native tap -----------------------------------------------------------------

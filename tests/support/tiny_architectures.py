@@ -1,12 +1,11 @@
-"""Random models of many architectures: by transformers, and the same weights as GGUF.
+"""Random models of many architectures, by transformers; tiny_to_gguf.py writes them as GGUF.
 
-Each has the tiny verifier's tokenizer, hidden size and number of layers, so that the tiny drafters
+Each has the tiny verifier's vocabulary, hidden size and number of layers, so that the tiny drafters
 fit it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import gguf
 import torch
 import transformers
-from torch import Tensor
 
 from dflash_local.files.gguf_header import GGUFHeader
 
@@ -22,6 +20,7 @@ MODELS = Path(__file__).parents[1] / "models"
 N_LAYER, N_EMBD, N_FF, N_HEAD, N_HEAD_KV, HEAD_DIM = 4, 64, 96, 4, 2, 16
 N_EXPERTS, N_USED = 4, 2
 WINDOW = 8
+XIELU = 0.5  # the parameters of Apertus' activation, which GGUF has as keys
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SIZES = {
     "num_hidden_layers": N_LAYER,
@@ -37,8 +36,6 @@ SIZES = {
     "bos_token_id": None,
     "eos_token_id": 2,
 }
-
-_Tensors = Iterator[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,7 @@ class Tiny:
     interleaved: bool = False
 
 
+_WHOLE = {**ROPE, "partial_rotary_factor": 1.0}
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _SCALES = (
     {
@@ -118,8 +116,39 @@ _YARN = (
         "attn_temperature_scale": 0.1,
     },
 )
+_LATENT = (
+    {
+        "q_lora_rank": 32,
+        "kv_lora_rank": 24,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": HEAD_DIM,
+        "v_head_dim": HEAD_DIM,
+        "head_dim": 8,
+        "num_key_value_heads": N_HEAD,
+        "norm_topk_prob": False,
+    },
+    {
+        "head_count_kv": 1,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 24,
+        "key_length": 24 + 8,
+        "value_length": 24,
+        "key_length_mla": HEAD_DIM + 8,
+        "value_length_mla": HEAD_DIM,
+        "rope_dimension_count": 8,
+        "expert_weights_norm": False,
+        "expert_gating_func": gguf.ExpertGatingFuncType.SOFTMAX,
+    },
+)
 
 TINY: dict[str, Tiny] = {
+    "apertus": Tiny(
+        "Apertus",
+        keys={
+            **dict.fromkeys(("xielu_alpha_p", "xielu_alpha_n", "xielu_beta"), [XIELU] * N_LAYER),
+            "xielu_eps": [-1e-6] * N_LAYER,
+        },
+    ),
     "arcee": Tiny("Arcee", interleaved=True),
     "cohere2": Tiny(
         "Cohere2",
@@ -131,9 +160,36 @@ TINY: dict[str, Tiny] = {
         {"logit_scale": 0.5, "sliding_window": WINDOW},
     ),
     "command-r": Tiny("Cohere", {"logit_scale": 0.5}, {"logit_scale": 0.5}),
+    "deepseek2": Tiny("DeepseekV2", {**_GROUPED[0], **_LATENT[0]}, {**_GROUPED[1], **_LATENT[1]}),
     "dots1": Tiny("Dots1", {**_GROUPED[0], "num_key_value_heads": N_HEAD}, _GROUPED[1]),
     "ernie4_5": Tiny("Ernie4_5"),
+    "ernie4_5-moe": Tiny(
+        "Ernie4_5_Moe",
+        {
+            "moe_num_experts": N_EXPERTS,
+            "moe_k": N_USED,
+            "moe_num_shared_experts": 1,
+            "moe_intermediate_size": 48,
+            "moe_layer_start_index": 1,
+        },
+        {
+            **_EXPERTS[1],
+            "expert_feed_forward_length": 48,
+            "expert_shared_feed_forward_length": 48,
+            "interleave_moe_layer_step": 1,
+            "leading_dense_block_count": 1,
+        },
+    ),
     "exaone4": Tiny("Exaone4", {"sliding_window": None, "layer_types": [_FULL] * N_LAYER}),
+    "falcon": Tiny(
+        "Falcon",
+        {
+            "new_decoder_architecture": True,
+            "num_kv_heads": N_HEAD_KV,
+            "ffn_hidden_size": N_FF,
+            "layer_norm_epsilon": 1e-5,
+        },
+    ),
     "gemma": Tiny("Gemma", norms_from_one=True),
     "gemma2": Tiny(
         "Gemma2",
@@ -172,12 +228,33 @@ TINY: dict[str, Tiny] = {
         {**_GROUPED[0], "use_qk_norm": True},
         {**_GROUPED[1], "rope_dimension_count": HEAD_DIM // 2},
     ),
+    "gptneox": Tiny(
+        "GPTNeoX",
+        {"num_key_value_heads": N_HEAD, "hidden_act": "gelu_new", "rope_parameters": _WHOLE},
+        {"parallel_residual": True, "rope_dimension_count": HEAD_DIM},
+    ),
     "granite": Tiny("Granite", *_SCALES, interleaved=True),
     "granitemoe": Tiny(
         "GraniteMoe",
         {**_SCALES[0], "num_local_experts": N_EXPERTS, "num_experts_per_tok": N_USED},
         {**_SCALES[1], **_EXPERTS[1]},
         interleaved=True,
+    ),
+    "hunyuan-dense": Tiny("HunYuanDenseV1"),
+    "hunyuan-moe": Tiny(
+        "HunYuanMoEV1",
+        {"num_experts": N_EXPERTS, "moe_topk": N_USED},
+        {**_EXPERTS[1], "expert_feed_forward_length": N_FF},
+    ),
+    "llama": Tiny("Llama", interleaved=True),
+    "minimax-m2": Tiny(
+        "MiniMaxM2",
+        {"num_local_experts": N_EXPERTS, "num_experts_per_tok": N_USED, "rope_parameters": _WHOLE},
+        {
+            **_EXPERTS[1],
+            "expert_feed_forward_length": N_FF,
+            "expert_gating_func": gguf.ExpertGatingFuncType.SIGMOID,
+        },
     ),
     "mistral3": Tiny("Ministral3", {"rope_parameters": _YARN[0]}, _YARN[1], interleaved=True),
     "nemotron": Tiny(
@@ -192,11 +269,12 @@ TINY: dict[str, Tiny] = {
     "olmo": Tiny("Olmo", {"clip_qkv": None}, interleaved=True),
     "olmo2": Tiny("Olmo2"),
     "olmoe": Tiny("Olmoe", {**_EXPERTS[0], "num_key_value_heads": N_HEAD}, _EXPERTS[1]),
+    "phi2": Tiny("Phi", {}, {"rope_dimension_count": HEAD_DIM // 2}),
     "phi3": Tiny(
         "Phi3",
         {
             "original_max_position_embeddings": 512,
-            "rope_parameters": {**ROPE, "partial_rotary_factor": 1.0},
+            "rope_parameters": _WHOLE,
         },
     ),
     "qwen2": Tiny("Qwen2"),
@@ -209,6 +287,12 @@ TINY: dict[str, Tiny] = {
             "expert_shared_feed_forward_length": 32,
         },
     ),
+    "qwen3": Tiny("Qwen3"),
+    "qwen3moe": Tiny(
+        "Qwen3Moe",
+        {**_EXPERTS[0], "moe_intermediate_size": 48, "norm_topk_prob": True},
+        {**_EXPERTS[1], "expert_feed_forward_length": 48},
+    ),
     "seed_oss": Tiny("SeedOss"),
     "smollm3": Tiny("SmolLM3", interleaved=True),
     "stablelm": Tiny(
@@ -219,102 +303,26 @@ TINY: dict[str, Tiny] = {
     "starcoder2": Tiny("Starcoder2", {"sliding_window": None}),
 }
 
-#: Names of transformers 5 that GGUF's table does not know, and those that it had before.
-_RENAMED = {
-    "block_sparse_moe.router.weight": "block_sparse_moe.router.layer.weight",
-    "mlp.gate.e_score_correction_bias": "mlp.gate.e_score_correction.bias",
-}
-
 
 def make(architecture: str) -> Any:
     """The model in transformers, in F32: every weight is random, norms and biases too."""
     tiny = TINY[architecture]
     n_vocab = GGUFHeader(MODELS / "verifier-f32.gguf").length("tokenizer.ggml.tokens")
     kind = getattr(transformers, f"{tiny.model}ForCausalLM")
-    config = kind.config_class(vocab_size=n_vocab, **{**SIZES, **tiny.config})
+    fields = {"vocab_size": n_vocab, **SIZES, **tiny.config}
+    if isinstance(getattr(kind.config_class, "head_dim", None), property):
+        del fields["head_dim"]  # it follows from others
+    config = kind.config_class(**fields)
     config._attn_implementation = "eager"
     model = kind(config).eval()
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, values in model.named_parameters():
             noise = torch.randn(values.shape, generator=random)
-            if values.ndim == 1:
+            if "act_fn" in name:
+                values.fill_(XIELU)
+            elif values.ndim == 1:
                 values += 0.2 * noise
             else:
                 values.copy_(noise if "embed" in name else noise * 1.5 / values.shape[-1] ** 0.5)
     return model
-
-
-def write(path: Path, architecture: str, model: Any) -> Path:
-    """The model as GGUF."""
-    tiny, config = TINY[architecture], model.config
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(N_LAYER)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(N_EMBD)
-    writer.add_feed_forward_length(N_FF)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_layer_norm_eps(1e-5)
-    for name, value in tiny.keys.items():
-        getattr(writer, f"add_{name}")(value)
-    _add_tokenizer(writer, GGUFHeader(MODELS / "verifier-f32.gguf"))
-    for name, values in _tensors(architecture, model):
-        writer.add_tensor(name, values.detach().float().contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, source: GGUFHeader) -> None:
-    writer.add_tokenizer_model(source.get("tokenizer.ggml.model"))
-    writer.add_tokenizer_pre(source.get("tokenizer.ggml.pre"))
-    writer.add_token_list(source.get("tokenizer.ggml.tokens"))
-    writer.add_token_types(source.get("tokenizer.ggml.token_type"))
-    writer.add_token_merges([merge.decode() for merge in source.get("tokenizer.ggml.merges")])
-    writer.add_eos_token_id(source.get("tokenizer.ggml.eos_token_id"))
-    writer.add_add_bos_token(False)
-
-
-def _tensors(architecture: str, model: Any) -> _Tensors:
-    tiny = TINY[architecture]
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(kinds[architecture], N_LAYER)
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    for whole, values in model.state_dict().items():
-        if whole in tied:
-            continue
-        for name, part in _parts(whole, values):
-            for new, old in _RENAMED.items():
-                name = name.replace(new, old)
-            stored = names.get_name(name, (".weight", ".bias"))
-            assert stored, f"GGUF has no name for {architecture}'s {name}"
-            if tiny.norms_from_one and name.endswith("norm.weight"):
-                part = part + 1
-            if tiny.interleaved and ("q_proj" in name or "k_proj" in name):
-                part = _by_turns(part)
-            yield stored, part
-
-
-def _parts(name: str, values: Tensor) -> _Tensors:
-    """Experts' gate and up are one tensor in transformers, two in GGUF."""
-    layer = name.partition(".mlp.")[0].partition(".block_sparse_moe.")[0]
-    if ".experts.gate_up_proj" in name or "block_sparse_moe.input_linear" in name:
-        gate, up = values.chunk(2, dim=-2)
-        yield f"{layer}.mlp.experts.gate_proj.weight", gate
-        yield f"{layer}.mlp.experts.up_proj.weight", up
-    elif ".experts.down_proj" in name or "block_sparse_moe.output_linear" in name:
-        yield f"{layer}.mlp.experts.down_proj.weight", values
-    else:
-        yield name, values
-
-
-def _by_turns(rows: Tensor) -> Tensor:
-    halves = rows.view(-1, 2, HEAD_DIM // 2, rows.shape[-1])
-    return halves.swapaxes(1, 2).reshape(rows.shape)

@@ -11,17 +11,24 @@ import numpy as np
 
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.gguf_parts import parts_of
 from dflash_local.train.conversations import Conversation
 
 from .verifier import Floats, Sizes
 
-# Their q and k rows are stored for rotating neighbours; a drafter rotates halves.
 _UNWRITTEN = (3, 5)  # token types CONTROL and UNUSED
-_INTERLEAVED = frozenset({"llama"})
+#: Their rows of q and k are stored for rotating neighbours; a drafter rotates halves.
+INTERLEAVED = frozenset(
+    (
+        *("arcee", "bailingmoe3", "cohere2", "command-r", "deepseek2", "deepseek4", "ernie4_5"),
+        *("ernie4_5-moe", "glm4", "granite", "granitemoe", "llama", "mistral3", "muse-glimmer"),
+        *("nanbeige", "olmo", "smollm3"),
+    )
+)
 
 
 class VerifierFile:
-    """Weights and sizes of a verifier.
+    """Weights and sizes of a verifier, in one file or in parts.
 
     Raises:
         ModelError: no GGUF, or none of a language model.
@@ -29,11 +36,13 @@ class VerifierFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._header = GGUFHeader(path)
+        headers = [GGUFHeader(part) for part in parts_of(path)]
+        self._header = headers[0]
+        self._places = {name: header for header in headers for name in header.tensors}
         self.sizes = self._sizes()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._header.tensors
+        return name in self._places
 
     def read(self, name: str) -> Floats:
         """A tensor as F32, rows first.
@@ -41,14 +50,15 @@ class VerifierFile:
         Raises:
             ModelError: it is not there, or in a type that Python cannot read.
         """
-        tensor = self._header.tensors.get(name)
-        if tensor is None:
+        header = self._places.get(name)
+        if header is None:
             raise ModelError(f"{self.path}: no tensor {name}")
+        tensor = header.tensors[name]
         kind = gguf.GGMLQuantizationType(tensor.type)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         shape = tuple(reversed(tensor.shape))
         n_bytes = int(np.prod(shape)) // block * block_bytes
-        raw = np.memmap(self.path, np.uint8, "r", tensor.offset, (n_bytes,))
+        raw = np.memmap(header.path, np.uint8, "r", tensor.offset, (n_bytes,))
         try:
             values = gguf.quants.dequantize(raw.reshape(*shape[:-1], -1), kind)
         except NotImplementedError as error:
@@ -78,7 +88,7 @@ class VerifierFile:
         """A tensor of a layer; rows of q and k as a rotation of halves wants them."""
         rows = self.read(f"blk.{layer}.{name}.weight")
         n_heads = {"attn_q": self.sizes.n_head, "attn_k": self.sizes.n_head_kv}.get(name)
-        if n_heads is None or self.sizes.architecture not in _INTERLEAVED:
+        if n_heads is None or self.sizes.architecture not in INTERLEAVED:
             return rows
         pairs = rows.reshape(n_heads, -1, 2, rows.shape[-1])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
