@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import GGUFHeader
-from dflash_local.gguf_parts import SPLIT_NAME, parts_of
+from dflash_local.files.gguf_parts import SPLIT_NAME, parts_of
 
 from ..reading.paths import expanded
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import GGUFHeader
-from dflash_local.gguf_parts import parts_of
+from dflash_local.files.gguf_parts import parts_of
 from dflash_local.train.conversations import Conversation
 
 from .verifier import Floats, Sizes
