@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ._core import Draft, Finish, Session, Stats, StepResult
     from .errors import BackendError, Cancelled, ContextError, DFlashError, ModelError
     from .llama import Llama
+    from .loading import load
+    from .pairs.finding import Found, NotFound, find_drafter
     from .state import LlamaState
     from .stats import SessionStats
 
@@ -22,20 +24,26 @@ __all__ = [
     "DFlashError",
     "Draft",
     "Finish",
+    "Found",
     "Llama",
     "LlamaState",
     "ModelError",
+    "NotFound",
     "Session",
     "SessionStats",
     "Stats",
     "StepResult",
     "__version__",
+    "find_drafter",
+    "load",
 ]
 
 _MODULES = {
     "_core": ("Draft", "Finish", "Session", "Stats", "StepResult"),
     "errors": ("BackendError", "Cancelled", "ContextError", "DFlashError", "ModelError"),
     "llama": ("Llama",),
+    "loading": ("load",),
+    "pairs.finding": ("Found", "NotFound", "find_drafter"),
     "state": ("LlamaState",),
     "stats": ("SessionStats",),
 }

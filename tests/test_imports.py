@@ -83,11 +83,10 @@ GRAPH = {name: list(imports_of(name)) for name in FILES}
 
 
 def group(module: str) -> str:
-    """ "cli", "bench", "train", "convert", ... or "face" for the modules beside __init__."""
+    """ "cli", "bench", "train", "convert", "pairs", or "face" for the modules beside __init__."""
     parts = module.split(".")
-    return (
-        parts[1] if len(parts) > 1 and parts[1] in ("cli", "bench", "train", "convert") else "face"
-    )
+    folders = ("cli", "bench", "train", "convert", "pairs")
+    return parts[1] if len(parts) > 1 and parts[1] in folders else "face"
 
 
 def is_ours(module: str) -> bool:
@@ -130,8 +129,13 @@ def test_nothing_but_main_imports_the_command_line() -> None:
 
 
 def test_the_face_imports_nothing_that_is_built_on_it() -> None:
+    # A drafter may be found by itself: two modules ask for it by name, or "auto".
+    asking = {f"{PACKAGE}.llama", f"{PACKAGE}.loading"}
+
     def allowed(name: str, found: Import) -> bool:
         above = is_ours(found.module) and group(found.module) != "face"
+        if name in asking and group(found.module) == "pairs":
+            return True
         return group(name) != "face" or not above or name == f"{PACKAGE}.__main__"
 
     assert violations(allowed) == []
@@ -147,6 +151,19 @@ def test_bench_and_train_and_convert_do_not_import_each_other() -> None:
             return True
         groups = {group(name), group(found.module)} if is_ours(found.module) else set()
         return not (len(groups) == 2 and groups <= apart)
+
+    assert violations(allowed) == []
+
+
+def test_drafters_are_found_without_loading_a_model() -> None:
+    """What looks for them knows files and the converter, which makes GGUF files of them."""
+    running = {f"{PACKAGE}.{name}" for name in ("llama", "session_llama", "seam", "_api")}
+
+    def allowed(name: str, found: Import) -> bool:
+        if group(name) != "pairs":
+            return True
+        loads = found.module in running or found.module.split(".")[0] == "llama_cpp"
+        return not loads and group(found.module) in ("face", "pairs", "convert")
 
     assert violations(allowed) == []
 
