@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dflash_local import Llama, demo_pair
 from dflash_local.bench.suite import SUITES, load_prompts
-from dflash_local.train.gguf_template import Template
+from dflash_local.train.verifiers.gguf_template import Template
 
 SAMPLING = ("exact", "rejection")
 

@@ -9,11 +9,11 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from ._core import Draft, Finish, Session, Stats, StepResult
     from .errors import BackendError, Cancelled, ContextError, DFlashError, ModelError
-    from .llama import Llama
-    from .loading import load
     from .pairs.finding import Found, NotFound, find_drafter
-    from .state import LlamaState
-    from .stats import SessionStats
+    from .runtime.llama import Llama
+    from .runtime.loading import load
+    from .runtime.state import LlamaState
+    from .runtime.stats import SessionStats
 
 __version__ = "0.1.0"
 
@@ -41,11 +41,11 @@ __all__ = [
 _MODULES = {
     "_core": ("Draft", "Finish", "Session", "Stats", "StepResult"),
     "errors": ("BackendError", "Cancelled", "ContextError", "DFlashError", "ModelError"),
-    "llama": ("Llama",),
-    "loading": ("load",),
     "pairs.finding": ("Found", "NotFound", "find_drafter"),
-    "state": ("LlamaState",),
-    "stats": ("SessionStats",),
+    "runtime.llama": ("Llama",),
+    "runtime.loading": ("load",),
+    "runtime.state": ("LlamaState",),
+    "runtime.stats": ("SessionStats",),
 }
 # Programs begin without libllama, and can see to Ctrl-C before it is loaded.
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

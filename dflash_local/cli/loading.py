@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dflash_local import Llama, demo_pair
 from dflash_local.cli.options import ChatOptions
-from dflash_local.model_header import usual_context
+from dflash_local.files.model_header import usual_context
 from dflash_local.pairs import names
 from dflash_local.pairs.auto import AUTO
-from dflash_local.placement import offloaded_layers
+from dflash_local.runtime.placement import offloaded_layers
 
 #: Files to load. The drafter is None for plain decoding, or "auto" for the one that is found.
 Pair = tuple[Path, "Path | str | None"]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DFlashError
+from dflash_local.errors import DFlashError
+
 from .finding import Found, find_drafter
 
 AUTO = "auto"

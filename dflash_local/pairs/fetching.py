@@ -6,11 +6,11 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from dflash_local import hf_hub
 from dflash_local.convert.reading import repository as checkpoint
 from dflash_local.convert.verifiers.verifier import SPLIT_NAME, is_later_part
+from dflash_local.errors import ModelError
 
-from .. import hf_hub
-from ..errors import ModelError
 from .places import SIDECARS
 from .reference import DRAFTER_QUANTS, VERIFIER_QUANTS, Reference, chosen
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from dflash_local.convert.verifiers.pair_files import verifier_info
 from dflash_local.convert.verifiers.verifier import Verifier, read_verifier
-
-from ..drafter_file import read_drafter
-from ..errors import ModelError
-from ..pairing import (
+from dflash_local.errors import ModelError
+from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.pairing import (
     DrafterInfo,
     VerifierInfo,
     pair_problems,
     pair_warnings,
 )
-from ..taps import TAPS, why_none
+from dflash_local.files.taps import TAPS, why_none
+
 from . import checkpoints, places
 from .places import Candidate
 from .reference import as_reference

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dflash_local import hf_hub
+from dflash_local.cache_folder import cache_dir
 from dflash_local.convert.verifiers.pair_files import verifier_info
 from dflash_local.convert.verifiers.verifier import Verifier, is_later_part, read_verifier
+from dflash_local.errors import ModelError
+from dflash_local.files.gguf_header import architecture_of
+from dflash_local.files.taps import TAPS
 
-from .. import hf_hub
-from ..cache_folder import cache_dir
-from ..errors import ModelError
-from ..gguf_header import architecture_of
-from ..taps import TAPS
 from . import places
 from .finding import misfit
 from .places import Candidate

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 from dflash_local.convert.verifiers.verifier import read_verifier
+from dflash_local.errors import DFlashError, ModelError
 
-from ..errors import DFlashError, ModelError
 from . import checkpoints, places
 from .auto import AUTO
 from .fetching import fetch_drafter, fetch_verifier

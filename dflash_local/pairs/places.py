@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import hf_hub
-from ..cache_folder import cache_dir
-from ..errors import ModelError
-from ..gguf_header import architecture_of
-from ..key_table import ARCHITECTURE
+from dflash_local import hf_hub
+from dflash_local.cache_folder import cache_dir
+from dflash_local.errors import ModelError
+from dflash_local.files.gguf_header import architecture_of
+from dflash_local.files.key_table import ARCHITECTURE
+
 from .checkpoints import is_drafter_checkpoint
 
 #: How llama.cpp, LM Studio and Unsloth name a drafter that lies beside its verifier.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ModelError
-from ..hf_hub import is_repository_id
+from dflash_local.errors import ModelError
+from dflash_local.hf_hub import is_repository_id
 
 #: What is taken of a repository's GGUF files where nobody chooses: of a verifier a small one, of a
 #: drafter, which is small, one that drafts as it was trained.

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..config_folder import config_dir
-from ..errors import ModelError
-from ..gguf_header import GGUFHeader
-from ..hf_hub import repository_of
+from dflash_local.config_folder import config_dir
+from dflash_local.errors import ModelError
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.hf_hub import repository_of
+
 from .reference import as_reference
 
 THINKING = ("off", "on", "both")
