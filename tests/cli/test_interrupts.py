@@ -26,7 +26,7 @@ TINY += ["--drafter", str(TESTS / "models" / "dflash-b8.gguf"), "--threads", "1"
 
 def one_answer(moment: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The tiny model's, with a Ctrl-C at that moment of it."""
-    command = [sys.executable, str(TESTS / "interrupted.py"), moment]
+    command = [sys.executable, str(TESTS / "support" / "interrupted.py"), moment]
     command += ["chat", *TINY, "-p", "Who is anna?", "--max-tokens", "24", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
