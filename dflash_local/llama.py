@@ -17,6 +17,9 @@ from .drafter_file import DrafterInfo, read_drafter
 from .errors import BackendError
 from .exact import ExactWidths
 from .placement import checked_devices
+from .record.folder import RecordFolder
+from .record.recorder import Answer, Recorder
+from .record.source import source_of
 from .rpc import checked_endpoints
 from .session_llama import SessionLlama
 from .state import LlamaState
@@ -61,6 +64,8 @@ class Llama(SessionLlama):
         rpc: endpoints ("192.168.1.7:50052") of llama.cpp's RPC servers, whose devices get the
             verifier's layers before this machine's; all layers, unless ``n_gpu_layers`` says how
             many. For trusted networks alone, see docs/rpc.md.
+        record: a folder, new or of earlier records, in which finished answers are kept as tokens,
+            for `dflash-local learn`; see docs/learning.md. None: nothing is kept.
         turn_timeout: seconds that a call waits while another thread's call or answer is at work;
             None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
@@ -91,11 +96,13 @@ class Llama(SessionLlama):
         drafter_gpu_layers: int | None = None,
         drafter_devices: Sequence[str] | None = None,
         rpc: Sequence[str] | str | None = None,
+        record: str | os.PathLike[str] | None = None,
         turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
         self._attached: Attached | None = None
+        self._recorder: Recorder | None = None
         self._width = _checked_width(width)
         self.sampling = sampling
         self._drafter_options = DrafterOptions(
@@ -105,10 +112,13 @@ class Llama(SessionLlama):
             exact=exact,
             may_switch="flash_attn" not in kwargs,
         )
+        self._record = None if record is None else RecordFolder(Path(record))
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
         self._drafter_info = None if drafter is None else _drafter_info(drafter, kwargs)
         super().__init__(model_path, rpc=rpc, turn_timeout=turn_timeout, verbose=verbose, **kwargs)
+        if self._record is not None:
+            self._recorder = Recorder(self._record, source_of(self), self._warn)
 
     def _new_session(self) -> _core.Session | None:
         if self._drafter_info is not None:
@@ -196,6 +206,14 @@ class Llama(SessionLlama):
                 contiguous=not session.features_missing,
             )
 
+    def _new_answer(self) -> Answer | None:
+        # A handler of the user's own may put pictures between the tokens.
+        if self._recorder is None or self.chat_handler is not None:
+            return None
+        return Answer(
+            self._recorder, lambda token: llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
+        )
+
     def _load_drafter(self, state: llama_cpp.LlamaState, session: _core.Session) -> None:
         attached = self._attached
         if attached is None:
@@ -215,6 +233,7 @@ class Llama(SessionLlama):
     def __getstate__(self) -> dict[str, Any]:
         own = {
             "drafter": self.drafter_path,
+            "record": None if self._record is None else self._record.path,
             "width": self._width,
             "sampling": self._sampling,
             "exact": self._drafter_options.exact,

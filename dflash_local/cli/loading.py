@@ -45,4 +45,5 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         n_threads_batch=options.threads,
         n_gpu_layers=offloaded_layers(options.gpu_layers, options.rpc),
         rpc=options.rpc,
+        record=options.record,
     )
