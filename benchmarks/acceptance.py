@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.layer_ids import layer_inputs
@@ -42,7 +42,7 @@ _MAX_LENGTH = 1024
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
     torch.set_num_threads(arguments.threads)
-    verifier = arguments.verifier or demo.verifier()
+    verifier = arguments.verifier or demo_pair.verifier()
     widths = list(range(1, arguments.widest + 1))
     for path in arguments.prompts:
         texts = _greedy_answers(arguments, verifier, path)

@@ -22,7 +22,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 
@@ -84,7 +84,7 @@ def compare(verifier: Path, n_past: int, arguments: argparse.Namespace) -> dict[
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    for verifier in arguments.verifier or [demo.verifier()]:
+    for verifier in arguments.verifier or [demo_pair.verifier()]:
         print(f"\n{verifier.name}, {arguments.threads} thread(s), ms a decode\n")
         rows = range(1, arguments.rows + 1)
         head = ["context", "flash attention", "read, tokens/s", *map(str, rows)]

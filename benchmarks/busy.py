@@ -24,7 +24,7 @@ import llama_cpp
 from busy.load import StrangersWork, busy_processes
 from busy.settings import MORE, SETTINGS, Answerer, Setting
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, positive
 
@@ -34,7 +34,7 @@ _DRAFTER = _DRAFTERS / "smollm2-135m-python-classes" / "drafter.gguf"
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    verifier = arguments.verifier or demo.verifier()
+    verifier = arguments.verifier or demo_pair.verifier()
     drafter = arguments.drafter or _DRAFTER
     settings = [*SETTINGS, *(MORE if arguments.all else ())]
     speeds: dict[tuple[Setting, int], list[float]] = defaultdict(list)

@@ -30,7 +30,7 @@ from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from rich.console import Console
 from rich.progress import track
 
-from dflash_local import DFlashError, Llama, demo
+from dflash_local import DFlashError, Llama, demo_pair
 from dflash_local.bench.asking import ask
 from dflash_local.bench.measures import acceptance_length, part_medians
 from dflash_local.bench.record import Step
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     try:
-        options.verifier = options.verifier or demo.verifier()
+        options.verifier = options.verifier or demo_pair.verifier()
         run(options)
     except (DFlashError, OSError) as error:
         print(f"draft_vocab.py: {error}", file=sys.stderr)

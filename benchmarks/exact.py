@@ -21,7 +21,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cli.numbers import natural, positive
 from dflash_local.requantize import requantize
 
@@ -75,7 +75,7 @@ def differences(
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    for verifier in arguments.verifier or [demo.verifier(), TINY]:
+    for verifier in arguments.verifier or [demo_pair.verifier(), TINY]:
         print(f"\n{verifier.name}, {arguments.kv.upper()} K/V, rows at once:\n")
         head = ["weights", "flash attention", "threads", "after", *map(str, arguments.rows)]
         print(f"| {' | '.join(head)} |\n|{'---|' * 4}{'---:|' * len(arguments.rows)}", flush=True)

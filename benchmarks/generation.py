@@ -19,7 +19,7 @@ import llama_cpp
 from rich.console import Console
 from rich.table import Table
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
@@ -73,7 +73,7 @@ class Bare:
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    verifier = arguments.verifier or demo.verifier()
+    verifier = arguments.verifier or demo_pair.verifier()
     template = Template(verifier)
     prompts = [template.prompt(list(p.messages)) for p in load_prompts(SUITES["default"])]
     prompts = sorted(prompts, key=len)[: len(prompts) // 2]

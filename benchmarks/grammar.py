@@ -22,7 +22,7 @@ from statistics import median
 import llama_cpp
 from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
 
-from dflash_local import Llama, demo
+from dflash_local import Llama, demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.train.gguf_template import Template
@@ -72,8 +72,8 @@ def _until_its_end(llm: llama_cpp.Llama, answer: Iterator[int]) -> Iterator[int]
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
-    verifier = arguments.verifier or demo.verifier()
-    drafter = arguments.drafter or demo.drafter()
+    verifier = arguments.verifier or demo_pair.verifier()
+    drafter = arguments.drafter or demo_pair.drafter()
     template = Template(verifier)
     prompts = [template.prompt([{"role": "user", "content": text}]) for text in PROMPTS]
     n_threads = arguments.threads

@@ -25,7 +25,7 @@ from unittest import mock
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from dflash_local import Llama, demo
+from dflash_local import Llama, demo_pair
 from dflash_local.bench.places import PLACES, Place
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import non_negative, positive
@@ -141,8 +141,8 @@ def side_by_side(
 
 def main(options: argparse.Namespace) -> int:
     """Returns the exit status."""
-    verifier = options.verifier or demo.verifier()
-    drafter = options.drafter or demo.drafter()
+    verifier = options.verifier or demo_pair.verifier()
+    drafter = options.drafter or demo_pair.drafter()
     n_threads = options.threads
     settings = {
         "n_ctx": options.max_tokens + 128,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
 from dflash_local.layer_ids import layer_inputs
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     n_ctx = max(len(text.tokens) for text in texts)
     n_tokens = sum(len(text.tokens) for text in texts)
     print("| verifier | with | without |\n|---|---:|---:|")
-    for verifier in arguments.verifier or [demo.verifier()]:
+    for verifier in arguments.verifier or [demo_pair.verifier()]:
         ids = default_target_layers(VerifierFile(verifier).sizes.n_layer)
         layers = layer_inputs(ids)
         speeds: dict[int, list[float]] = {TOP_K: [], 0: []}

@@ -14,7 +14,7 @@ import statistics
 from itertools import islice
 from pathlib import Path
 
-from dflash_local import Llama, demo
+from dflash_local import Llama, demo_pair
 from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.train.gguf_template import Template
 
@@ -39,8 +39,8 @@ def tokens_a_step(
 
 
 def main(args: argparse.Namespace) -> None:
-    verifier = args.verifier or demo.verifier()
-    drafter = args.drafter or demo.drafter()
+    verifier = args.verifier or demo_pair.verifier()
+    drafter = args.drafter or demo_pair.drafter()
     template = Template(verifier)
     chosen = load_prompts(args.prompts)[:: args.every]
     prompts = [template.prompt(list(prompt.messages)) for prompt in chosen]

@@ -23,7 +23,7 @@ from robustness.children import Outcome, run
 from robustness.setup import Setup, hybrid_file, verifiers
 from robustness.tally import lines, zeros
 
-from dflash_local import ModelError, demo
+from dflash_local import ModelError, demo_pair
 from dflash_local.gguf_header import GGUFHeader
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -65,7 +65,7 @@ def _setup(
 
 def _demo() -> tuple[str, ...]:
     try:
-        return str(demo.verifier()), str(demo.drafter())
+        return str(demo_pair.verifier()), str(demo_pair.drafter())
     except ModelError as error:
         print(f"without the demo pair: {error}", file=sys.stderr)
         return ()

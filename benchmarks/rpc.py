@@ -204,10 +204,10 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import demo
+    from dflash_local import demo_pair
     from dflash_local.train.gguf_template import Template
 
-    args.verifier = args.verifier or demo.verifier()
+    args.verifier = args.verifier or demo_pair.verifier()
     template = Template(args.verifier)
     prompts = [template.prompt(messages) for messages in _messages(args)]
     others = OtherWork()

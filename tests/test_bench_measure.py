@@ -15,7 +15,6 @@ from dflash_local import bench
 
 MODELS = Path(__file__).parent / "models"
 VERIFIER, DRAFTER = MODELS / "verifier-f32.gguf", MODELS / "dflash-b8.gguf"
-DOCS = Path(__file__).parents[1] / "docs" / "analysis.md"
 OPTIONS = bench.BenchOptions(
     VERIFIER, DRAFTER, threads=1, widths=(3,), max_tokens=12, repeat=1, n_ctx=256, kv_f32=True
 )
@@ -66,23 +65,6 @@ def test_without_matplotlib_there_are_no_pictures_and_a_warning(
         "report.json",
         "report.md",
     }
-
-
-def test_the_example_of_the_documentation_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As it stands there, but for a short run of the tiny pair."""
-    for name, file in (("verifier.gguf", VERIFIER), ("drafter.gguf", DRAFTER)):
-        (tmp_path / name).symlink_to(file)
-    (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "the grey cat"}) + "\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path / "cache"))
-    example = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
-    assert "threads=4" in example
-    short = "threads=1, widths=(3,), max_tokens=8, repeat=1"
-    exec(example.replace("threads=4", short), {})
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["plain", "3"]
-    assert (tmp_path / "report" / "report.md").is_file()
 
 
 def test_the_package_loads_no_model_code_until_it_is_asked() -> None:

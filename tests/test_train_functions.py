@@ -20,7 +20,6 @@ from waiting import PATIENCE  # noqa: E402
 
 from dflash_local import DFlashError, train  # noqa: E402
 
-DOCS = Path(__file__).parents[1] / "docs" / "training.md"
 STEPS = 6
 
 
@@ -130,29 +129,6 @@ def test_what_is_prepared_does_not_change_while_it_is_fitted(
         assert all(torch.equal(before[name], after[name]) for name in before)
         with pytest.raises(AttributeError):
             ready.fields = {}  # type: ignore[misc]
-
-
-def test_the_example_of_the_documentation_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it stands there, but for a training of a few steps on the tiny verifier."""
-    (tmp_path / "model.gguf").symlink_to(VERIFIER)
-    rows = (json.dumps({"prompt": text}) + "\n" for text in ASKED)
-    (tmp_path / "my.jsonl").write_text("".join(rows))
-    monkeypatch.chdir(tmp_path)
-    section = DOCS.read_text(encoding="utf-8").partition("## From Python")[2]
-    example = section.partition("```python\n")[2].partition("```")[0]
-    for there, here in (
-        ('Path("my.jsonl")', 'Path("my.jsonl"), max_tokens=16, max_length=96, held_out=0.2'),
-        ("steps=2000", "steps=2, n_blocks=4"),
-        ("threads=4", "threads=1, force=True"),
-    ):
-        assert there in example
-        example = example.replace(there, here)
-    names: dict[str, Any] = {}
-    exec(example, names)
-    assert names["summary"].drafter == Path("my-drafter/drafter.gguf")
-    assert names["summary"].drafter.is_file()
 
 
 def test_options_and_progress_need_no_torch() -> None:

@@ -8,7 +8,7 @@ from statistics import median
 
 import llama_cpp
 
-from dflash_local import Llama, demo
+from dflash_local import Llama, demo_pair
 from dflash_local.bench.machine import name as machine_name
 from dflash_local.rendering import render_chat
 
@@ -45,7 +45,7 @@ def run(conditions: Sequence[Condition], setup: Setup, asked: Sequence[str]) -> 
 def default_setup(widths: Sequence[int], threads: int, max_tokens: int) -> Setup:
     """The demo's verifier and the drafter of the workload."""
     drafter = DRAFTERS / "smollm2-135m-python-classes" / "drafter.gguf"
-    return Setup(demo.verifier(), drafter, tuple(widths), threads, max_tokens)
+    return Setup(demo_pair.verifier(), drafter, tuple(widths), threads, max_tokens)
 
 
 def _head(setup: Setup) -> list[str]:

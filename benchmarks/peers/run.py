@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.bench import machine
 from dflash_local.bench.suite import load_prompts
 from dflash_local.drafter_file import DrafterInfo, read_drafter
@@ -73,7 +73,7 @@ def prepare(options: Options) -> Job:
         DFlashError: the file of prompts is.
     """
     weights = options.weights or (DEMO_WEIGHTS if options.verifier is None else (AS_IS,))
-    drafter = read_drafter(options.drafter or demo.drafter())
+    drafter = read_drafter(options.drafter or demo_pair.drafter())
     prompts = in_turn(load_prompts(options.prompts))[: options.n_prompts]
     vocabulary = tokenize(verifier_in(weights[0], options.verifier), prompts)
     torch_weights = next((kind for kind in _TORCH_WEIGHTS if kind in weights), None)

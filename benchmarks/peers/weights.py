@@ -6,7 +6,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.cache_folder import cache_dir
 from dflash_local.fingerprint import fingerprint
 from dflash_local.requantize import requantize
@@ -35,10 +35,10 @@ def verifier_in(weights: str, source: Path | None) -> Path:
         ModelError: it cannot be found or made.
     """
     if weights == AS_IS:
-        return source or demo.source()
+        return source or demo_pair.source()
     if source is None and weights == "BF16":
-        return demo.verifier()
-    source = source or demo.source()
+        return demo_pair.verifier()
+    source = source or demo_pair.source()
     name = f"{source.stem}-{weights.lower()}-{fingerprint(source)}.gguf"
     target = cache_dir() / name
     if not target.is_file():

@@ -8,6 +8,7 @@ from importlib import import_module
 # name: (module with main(argv) -> int, help line)
 COMMANDS = {
     "chat": ("dflash_local.cli.chat", "talk to a model, drafting with DFlash"),
+    "demo": ("dflash_local.cli.demo", "see it: plain and drafting, one above the other"),
     "bench": ("dflash_local.cli.bench", "measure a pair: acceptance, speed, latency, quality"),
     "train": ("dflash_local.cli.train", "train a drafter for your own model and prompts"),
     "rpc-server": ("dflash_local.cli.rpc_server", "offer this machine to models on another"),

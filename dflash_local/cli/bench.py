@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import warnings
-from collections.abc import Iterator
 
-from dflash_local import demo
+from dflash_local import demo_pair
 from dflash_local.bench.measuring import measure
 from dflash_local.bench.report import read_report
 from dflash_local.bench.results_csv import write_csv
@@ -16,6 +13,7 @@ from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
 from dflash_local.busy import BusyWatch
 from dflash_local.cli.bench_options import Arguments, parse
 from dflash_local.cli.bench_screen import show, shown
+from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError
 
 
@@ -23,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Run the subcommand; returns the exit status."""
     arguments = parse(argv)
     try:
-        with _warnings_on_stderr():
+        with warnings_on_stderr("bench"):
             return _bench(arguments)
     except KeyboardInterrupt:
         print("dflash-local bench: interrupted, nothing was written", file=sys.stderr)
@@ -56,8 +54,8 @@ def _options(arguments: Arguments) -> BenchOptions:
         missing = "--drafter" if arguments.drafter is None else "--verifier"
         raise DFlashError(f"{missing} is missing: give both models, or none for the demo pair")
     return BenchOptions(
-        verifier=arguments.verifier or demo.verifier(),
-        drafter=arguments.drafter or demo.drafter(),
+        verifier=arguments.verifier or demo_pair.verifier(),
+        drafter=arguments.drafter or demo_pair.drafter(),
         threads=arguments.threads,
         widths=arguments.widths,
         max_tokens=arguments.max_tokens,
@@ -72,12 +70,3 @@ def _options(arguments: Arguments) -> BenchOptions:
         record=arguments.record,
         exact=arguments.exact,
     )
-
-
-@contextlib.contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(
-            f"dflash-local bench: warning: {message}", file=sys.stderr
-        )
-        yield

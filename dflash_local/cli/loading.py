@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dflash_local import Llama, demo
+from dflash_local import Llama, demo_pair
 from dflash_local.cli.options import ChatOptions
 from dflash_local.model_header import usual_context
 from dflash_local.placement import offloaded_layers
@@ -18,12 +18,12 @@ def find_pair(options: ChatOptions) -> Pair:
     Raises:
         ModelError: the demo is wanted and cannot be found or made.
     """
-    verifier = options.verifier or demo.verifier()
+    verifier = options.verifier or demo_pair.verifier()
     if options.plain:
         return verifier, None
     if options.drafter or options.verifier:
         return verifier, options.drafter
-    return verifier, demo.drafter()
+    return verifier, demo_pair.drafter()
 
 
 def load(options: ChatOptions, pair: Pair) -> Llama:

@@ -62,18 +62,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Talk to a model, drafting with DFlash. Without --verifier: SmolLM2-135M and "
         "the drafter in this package. Piped input is one question; piped output is the answer.",
     )
-    _add_models(parser.add_argument_group("models"))
+    models = parser.add_argument_group("models")
+    add_models(models)
+    models.add_argument("--plain", action="store_true", help="no drafter: plain decoding")
+    models.add_argument("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
     _add_answers(parser.add_argument_group("answers"))
     return parser
 
 
-def _add_models(group: argparse._ArgumentGroup) -> None:
+def add_models(group: argparse._ArgumentGroup) -> None:
+    """The options that say which models are loaded, and how."""
     add = group.add_argument
     add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
     add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
     width = "tokens drafted a step, 0 for none (default: decided step by step, for the most speed)"
     add("--width", type=natural, metavar="N", help=width)
-    add("--plain", action="store_true", help="no drafter: plain decoding")
     exact = "verify only widths that give plain decoding's logits to the bit (docs/exact.md)"
     add("--exact", action="store_true", help=exact)
     context = f"tokens of context (default {DEFAULT_N_CTX}, less if it was trained on less)"
@@ -82,7 +85,6 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=positive, metavar="N", help=threads)
     layers = "the verifier's layers on devices, -1 for all (default 0; with --rpc all)"
     add("--gpu-layers", type=int, metavar="N", help=layers)
-    add("--rpc", type=endpoints, metavar="HOST:PORT,...", help=RPC_HELP)
 
 
 def _add_answers(group: argparse._ArgumentGroup) -> None:

@@ -84,8 +84,8 @@ class TerminalScreen:
         self._console.print(line, style="yellow")
 
     def piece(self, text: str) -> None:
-        """Written without the control characters a model could steer the terminal with."""
-        safe = "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\t")
+        """Written without control characters."""
+        safe = printable(text)
         if safe:
             self._console.print(safe, end="")
             self._column_zero = safe[-1] == "\n"
@@ -101,10 +101,19 @@ class TerminalScreen:
         return input(PROMPT)
 
 
+def printable(text: str) -> str:
+    """Without the control characters a model could steer the terminal with."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\t")
+
+
 def open_screen() -> Screen:
     """A terminal's screen if standard output is one, else plain text."""
+    forgive_encodings()
+    return TerminalScreen() if sys.stdout.isatty() else PlainScreen()
+
+
+def forgive_encodings() -> None:
+    """A character that the other side's encoding lacks does not end the program."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        # A character the other side's encoding lacks must not end the chat.
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    return TerminalScreen() if sys.stdout.isatty() else PlainScreen()
