@@ -84,10 +84,8 @@ GRAPH = {name: list(imports_of(name)) for name in FILES}
 
 def group(module: str) -> str:
     """ "cli", "bench", "train", "convert", ... or "face" for the modules beside __init__."""
-    parts = module.split(".")
-    return (
-        parts[1] if len(parts) > 1 and parts[1] in ("cli", "bench", "train", "convert") else "face"
-    )
+    parts, groups = module.split("."), ("cli", "bench", "learn", "train", "convert")
+    return parts[1] if len(parts) > 1 and parts[1] in groups else "face"
 
 
 def is_ours(module: str) -> bool:
@@ -175,6 +173,15 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
         if found.module in running or found.module.startswith("llama_cpp."):
             return name in with_llama
         return not is_ours(found.module) or group(found.module) == "convert" or found.module in ours
+
+    assert violations(allowed) == []
+
+
+def test_training_does_not_know_who_learns_by_it() -> None:
+    """``learn`` is built on ``train``, and nothing but the command line on ``learn``."""
+
+    def allowed(name: str, found: Import) -> bool:
+        return group(found.module) != "learn" or group(name) in ("cli", "learn")
 
     assert violations(allowed) == []
 

@@ -8,12 +8,15 @@ from dflash_local import Llama, demo_pair
 from dflash_local.cli.options import ChatOptions
 from dflash_local.model_header import usual_context
 from dflash_local.placement import offloaded_layers
+from dflash_local.record.folder import LEARNED
 
 Pair = tuple[Path, "Path | None"]
 
 
 def find_pair(options: ChatOptions) -> Pair:
     """The verifier and the drafter to load; without ``--verifier`` the demo's.
+
+    What the demo's drafter learned from this record is used in its place.
 
     Raises:
         ModelError: the demo is wanted and cannot be found or made.
@@ -23,6 +26,8 @@ def find_pair(options: ChatOptions) -> Pair:
         return verifier, None
     if options.drafter or options.verifier:
         return verifier, options.drafter
+    if options.record is not None and (options.record / LEARNED).is_file():
+        return verifier, options.record / LEARNED
     return verifier, demo_pair.drafter()
 
 

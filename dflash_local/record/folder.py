@@ -11,6 +11,8 @@ from pathlib import Path
 
 #: Bytes of all answers together. An answer of 300 tokens takes about 2 KB.
 MAX_BYTES = 256 << 20
+#: What was learned from the answers, where the drafter in use may not be replaced itself.
+LEARNED = "drafter.gguf"
 _SEGMENTS = 16  # files that share them; the oldest is deleted as a whole
 _README = "README"
 _MARK = "dflash-local record"
@@ -28,6 +30,7 @@ chat template it is of, with the paths of the files. Answers that were broken of
   answers-*.jsonl  the answers, a line each; {megabytes:.0f} MB at most, then the oldest are deleted
   models/          what they are answers of
   learning/        what `dflash-local learn` made of them, and its reports
+  drafter.gguf     a drafter that learned from them, where its own file may not be replaced
   .at-work         its time says when a model last answered
 
 To delete all of it, end the programs that write here and delete this folder. One that finds its

@@ -47,8 +47,12 @@ class Record:
     n_spoiled: int
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path, most: int | None = None) -> Record:
     """Reads a folder in which answers were recorded.
+
+    Args:
+        most: answers, the newest; those in the file that the last of them is in come with it. None:
+            all, which may take gigabytes.
 
     Raises:
         DFlashError: it is no such folder.
@@ -59,7 +63,11 @@ def read_record(folder: Path) -> Record:
             "Llama(..., record=FOLDER) or `dflash-local chat --record FOLDER`"
         )
     sources = dict(_sources(folder / "models"))
-    found = [_answer(line) for path in segments_of(folder) for line in _lines(path)]
+    found: list[Recorded | None] = []
+    for path in reversed(segments_of(folder)):
+        found[:0] = map(_answer, _lines(path))
+        if most is not None and len(found) >= most:
+            break
     answers = [one for one in found if one is not None and one.source in sources]
     return Record(answers, sources, len(found) - len(answers))
 
