@@ -29,8 +29,10 @@ from dflash_local.learn import LearnOptions, learn, undo  # noqa: E402
 from dflash_local.learn.pace import Pace  # noqa: E402
 from dflash_local.learn.places import Places, put_in_place, swap_back  # noqa: E402
 from dflash_local.learn.replay import Replayed, compare  # noqa: E402
+from dflash_local.learn.texts import texts_of  # noqa: E402
 from dflash_local.record.folder import RecordFolder  # noqa: E402
 from dflash_local.record.heartbeat import Heartbeat  # noqa: E402
+from dflash_local.record.reading import read_record  # noqa: E402
 from dflash_local.record.recorder import Recorder  # noqa: E402
 from dflash_local.record.source import Source  # noqa: E402
 from dflash_local.train.answerer import Answerer, Question, Sampling  # noqa: E402
@@ -162,6 +164,20 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         learn(options(tmp_path / "record"))
 
 
+def test_few_answers_are_parted_so_that_enough_is_replayed(tmp_path: Path) -> None:
+    """By dialogue, and what was learned from once is not replayed when there are more answers."""
+    learned_before: set[Conversation] = set()
+    for n in (30, 40, 60, 80):
+        folder = tmp_path / str(n)
+        record(folder, GOOD, traffic()[:n])
+        parts = texts_of(options(folder), read_record(folder), VERIFIER)
+        assert len(set(parts.dialogues)) >= 5
+        assert len(parts.held_out) <= 0.4 * n
+        assert not set(parts.held_out) & set(parts.texts)
+        assert not set(parts.held_out) & learned_before
+        learned_before |= set(parts.texts)
+
+
 # ---- weights back from a GGUF ------------------------------------------------------------------
 
 
@@ -211,7 +227,6 @@ def test_better_is_what_chance_does_not_make() -> None:
 def test_the_demos_drafter_is_left_alone_and_the_learned_one_is_used(tmp_path: Path) -> None:
     from dflash_local import demo_pair
     from dflash_local.learn.places import find
-    from dflash_local.record.reading import read_record
 
     folder, packaged = tmp_path / "record", demo_pair.drafter()
     record(folder, packaged, traffic()[:1])

@@ -22,7 +22,7 @@ from .places import Places
 
 _LOOK = 25  # steps between two looks at text that is not trained on
 _GUESS = 500  # steps that the first ones are warmed up for; then it is known what a step takes
-_HELD_OUT = 0.05  # of what is learned from: it says which weights are the best
+_HELD_OUT = 0.1  # of what is learned from: it says which weights are the best
 
 
 class _TimeIsUpError(Exception):
@@ -51,7 +51,8 @@ class _Watch(train.Progress):
         self._told.count(what, done, total)
 
     def say(self, line: str) -> None:
-        self._told.say(line)
+        if self._looks is not None:  # else the same was said before
+            self._told.say(line)
 
     def fitted(self, progress: FitProgress, score: Score | None) -> None:
         self._told.fitted(progress, score)
@@ -89,7 +90,7 @@ def fit(
         wanted, fit=replace(wanted.fit, steps=max(1, min(n_steps, options.most_steps)))
     )
     _fit(wanted, _Watch(progress, pace, reserve))
-    train.simulate(wanted, progress)
+    train.simulate(wanted)
     return Workspace(wanted, open_verifier(wanted)).export / GGUF
 
 

@@ -55,8 +55,7 @@ def texts_of(options: LearnOptions, record: Record, verifier: Path) -> Learned:
     found = [Conversation(one.tokens, one.start, ended=one.ended) for one in mine]
     texts = list(dict.fromkeys(_cut(found, options.length)))[-_MOST:]
     together = dialogue_groups(texts, Template(verifier).decode) if texts else []
-    share = min(options.replayed, _MOST_REPLAYED / max(1, len(texts)))
-    learned, held_out = split(texts, share, together)
+    learned, held_out = _apart(texts, together, options.replayed)
     group_of = dict(zip(texts, together, strict=True))
     dialogues = [group_of[text] for text in held_out]
     n_others = len(record.answers) - len(mine)
@@ -69,6 +68,23 @@ def texts_of(options: LearnOptions, record: Record, verifier: Path) -> Learned:
         )
     n = len(record.answers)
     return Learned(learned, held_out, dialogues, n, n_others, record.n_spoiled)
+
+
+def _apart(
+    texts: list[Conversation], together: list[int], share: float
+) -> tuple[list[Conversation], list[Conversation]]:
+    """What is learned from and what is replayed; of few answers a larger share is replayed.
+
+    A smaller share is always a part of a larger one: what an earlier learning has seen is not
+    replayed later, when there are more answers.
+    """
+    share = min(share, _MOST_REPLAYED / max(1, len(texts)))
+    group_of = dict(zip(texts, together, strict=True))
+    learned, held_out = split(texts, share, together)
+    for larger in (1.25 * share, 1.5 * share, 2 * share):
+        if len({group_of[text] for text in held_out}) < FEWEST:
+            learned, held_out = split(texts, larger, together)
+    return learned, held_out
 
 
 def _cut(texts: list[Conversation], n_tokens: int) -> Iterator[Conversation]:
