@@ -22,7 +22,8 @@ from .places import Places
 
 _LOOK = 25  # steps between two looks at text that is not trained on
 _GUESS = 500  # steps that the first ones are warmed up for; then it is known what a step takes
-_HELD_OUT = 0.1  # of what is learned from: it says which weights are the best
+# Share and number, the larger one, of what is learned from: it says which weights are the best.
+_HELD_OUT, _HELD_OUT_TEXTS = 0.1, 5
 
 
 class _TimeIsUpError(Exception):
@@ -106,11 +107,12 @@ def _options(
 ) -> train.TrainOptions:
     tokens = folder / "answers.jsonl"
     tokens.write_text("".join(map(to_line, texts)), encoding="utf-8")
+    held_out = max(_HELD_OUT, _HELD_OUT_TEXTS / len(texts))
     init = checkpoint_of(places.drafter, places.verifier, folder / "before")
     return train.TrainOptions(
         places.verifier,
         folder / "drafter",
-        train.Data(tokens=(tokens,), held_out=_HELD_OUT, max_length=options.length),
+        train.Data(tokens=(tokens,), held_out=held_out, max_length=options.length),
         train.DrafterShape(init=init),
         train.FitOptions(
             steps=_GUESS,

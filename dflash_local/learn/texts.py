@@ -20,7 +20,7 @@ MOST_READ = 8000
 _MOST = 4000  # answers that are learned from: the newest
 _MOST_REPLAYED = 100
 #: Answers that are learned from at least: a few batches.
-FEWEST_LEARNED = 16
+FEWEST_LEARNED = 20
 
 
 @dataclass(frozen=True)
