@@ -145,7 +145,9 @@ def newest_environment() -> Environment:
     llama, gguf = (f"{name}=={newest_version(name)}" for name in (LLAMA, "gguf"))
     listed = [*listed_requirements(ROOT, "dependencies"), *listed_requirements(ROOT, "dev")]
     others = [text for text in listed if not text.startswith((LLAMA, "gguf"))]
-    requirements = [[*others, gguf, "cmake", "ninja"], ["--no-deps", "-e", ".", DEMO, REFERENCE]]
+    # The wheel is installed by then: naming it brings what it needs.
+    packages = [*others, llama, gguf, "cmake", "ninja"]
+    requirements = [packages, ["--no-deps", "-e", ".", DEMO, REFERENCE]]
     return Environment(ROOT / ".venv-newest", requirements, LlamaWheel(llama))
 
 

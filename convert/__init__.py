@@ -7,8 +7,9 @@ command ``dflash-convert`` does all of it.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dflash_local.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .checking.comparison import Comparison, compare
@@ -37,11 +38,5 @@ _MODULES = {
     "checking.inspection": ("DrafterFile", "inspect"),
     "migrating.migration": ("MigrateReport", "migrate"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    # Imported when asked for: `gguf` takes a moment.
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Imported when asked for: `gguf` takes a moment.
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -286,14 +286,25 @@ class Verifier:
 
     Args:
         context: address of the ``llama_context``, which has to outlive every session on it and
-            whose architecture has to fill layer inputs (see ``dflash_local.pairing``).
+            whose architecture has to fill layer inputs (see ``dflash_local.taps``), unless there
+            is a watch.
         max_rows: rows of logits the context holds: its ``n_outputs_max``, or ``n_batch``.
         feature_layers: GGUF ``dflash.target_layers``, in the drafter's order; [] for no drafter.
         sequence: the sequence of the context that the session owns.
+        watch: the context's ``cb_eval``: features are read from the graph, as outputs of the layers
+            before. Those of layer 0 are not to be had so.
+        node: how the graph names a layer's output, before "-" and the layer.
     """
 
     def __init__(
-        self, context: int, *, max_rows: int, feature_layers: Sequence[int], sequence: int = 0
+        self,
+        context: int,
+        *,
+        max_rows: int,
+        feature_layers: Sequence[int],
+        sequence: int = 0,
+        watch: NodeWatch | None = None,
+        node: str = "",
     ) -> None: ...
     @property
     def n_ctx(self) -> int: ...
@@ -312,7 +323,7 @@ class Verifier:
         """Seconds spent inside libllama so far."""
 
 class NodeWatch:
-    """Sees what attention and layers give, row by row, as a graph computes it.
+    """Shows nodes of a context's graphs, as they are computed, to those that read them.
 
     Args:
         get_name: and the others: the addresses of ggml's functions of these names.
@@ -329,6 +340,12 @@ class NodeWatch:
     def address(self) -> int:
         """Its user data. The watch has to outlive that context."""
 
+class NodeHashes:
+    """Sees what attention and layers give, row by row, as a graph computes it."""
+
+    def __init__(self, watch: NodeWatch) -> None: ...
+    @property
+    def watch(self) -> NodeWatch: ...
     @property
     def n_nodes(self) -> int:
         """Nodes seen of the first row of the last decode that was looked at."""
@@ -337,7 +354,7 @@ class PlainRows:
     """What plain decoding makes of a text: its logits, row by row."""
 
     def equal_widths(
-        self, verifier: Verifier, watch: NodeWatch, widths: Sequence[int], *, seconds: float
+        self, verifier: Verifier, hashes: NodeHashes, widths: Sequence[int], *, seconds: float
     ) -> list[int] | None:
         """The widths at which ``verifier`` computes the same, to the bit, on the way to its logits.
 
@@ -351,7 +368,7 @@ class PlainRows:
 
 def plain_rows(
     verifier: Verifier,
-    watch: NodeWatch,
+    hashes: NodeHashes,
     *,
     n_read: int,
     widest: int,
@@ -364,7 +381,7 @@ def plain_rows(
     Args:
         verifier: on a context as plain decoding has it, without feature layers. Its memory is empty
             before and after.
-        watch: of that context.
+        hashes: of that context's nodes.
         n_read: tokens that are read as a prompt is.
         widest: drafts of the widest block that is to be compared.
         repeats: one token all along.

@@ -6,7 +6,6 @@ docs/exact.md describes the comparison.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
-from . import ggml, seam
+from . import observing, seam
 from ._api import _core
 from .errors import BackendError, ModelError
 from .exact import TEXTS, ExactWidths, Text, exact_widths, texts_for, why_none
@@ -143,43 +142,45 @@ class _Check:
         equal = _common([range(self._info.max_width + 1), *known.values()])
         compared: _Checked = {}
         with contextlib.suppress(AttributeError, BackendError):  # ggml hides a function; no memory
-            watch = _node_watch()
+            hashes = _core.NodeHashes(observing.node_watch())
             for name in names:
-                found = self._equal_widths(TEXTS[name], equal, watch)
+                found = self._equal_widths(TEXTS[name], equal, hashes)
                 if found is None:
                     break
                 compared[name] = equal = found
         return compared or dict.fromkeys(names)
 
     def _equal_widths(
-        self, text: Text, widths: Sequence[int], watch: _core.NodeWatch
+        self, text: Text, widths: Sequence[int], hashes: _core.NodeHashes
     ) -> list[int] | None:
         """Those of the widths at which all is equal on a text; None where that was not finished."""
         if 0 not in widths or not any(widths):
             return []  # none can be exact any more
-        reference = self._plain_rows(text, watch)
+        reference = self._plain_rows(text, hashes)
         if reference is None:
             return None
-        llm, layers, params = self._llm, list(self._info.target_layers), self._params()
+        llm, layers, params = self._llm, self._info.target_layers, self._params()
         asked = seam.set_for_blocks(llm, self._info, llm.width, params)
-        with seam.watched_context(llm, params, watch) as context:
+        with seam.watched_context(llm, params, hashes.watch) as context:
             rows = seam.rows_that_go_back(llm, context, asked, llm.width)
-            verifier = _core.Verifier(context, max_rows=max(1, rows), feature_layers=layers)
+            verifier = seam.tapped_verifier(
+                llm, context, layers, hashes.watch, max_rows=max(1, rows)
+            )
             fit = [width for width in widths if width < rows]
-            return reference.equal_widths(verifier, watch, fit, seconds=self._left())
+            return reference.equal_widths(verifier, hashes, fit, seconds=self._left())
 
-    def _plain_rows(self, text: Text, watch: _core.NodeWatch) -> _core.PlainRows | None:
+    def _plain_rows(self, text: Text, hashes: _core.NodeHashes) -> _core.PlainRows | None:
         """What plain decoding makes of a text; None where there is no time or it cannot be seen."""
         llm, widest = self._llm, self._info.max_width
-        with seam.watched_context(llm, self._params(), watch) as context:
+        with seam.watched_context(llm, self._params(), hashes.watch) as context:
             rows = min(int(llm.n_batch), _ROOM)
             verifier = _core.Verifier(context, max_rows=rows, feature_layers=[])
             made = _core.plain_rows(
-                verifier, watch, **text._asdict(), widest=widest, seconds=self._left()
+                verifier, hashes, **text._asdict(), widest=widest, seconds=self._left()
             )
         # Nodes that have other names than those of the architectures we know are not seen.
         n_layer = llama_cpp.llama_model_n_layer(llm._model.model)
-        return made if watch.n_nodes >= n_layer else None
+        return made if hashes.n_nodes >= n_layer else None
 
     def _params(self) -> Any:
         """The parent's parameters, with room for a text only: the rest of a cache is not read."""
@@ -195,20 +196,6 @@ def _common(lists: Iterable[Iterable[int] | None]) -> list[int]:
     """The widths that are in all of the lists that are known."""
     known = [set(widths) for widths in lists if widths is not None]
     return sorted(set.intersection(*known))
-
-
-def _node_watch() -> _core.NodeWatch:
-    """A watch with ggml's functions.
-
-    Raises:
-        AttributeError: this build of llama_cpp hides one of them.
-    """
-    return _core.NodeWatch(
-        **{
-            name: ctypes.cast(ggml.function(f"ggml_{name}", None), ctypes.c_void_p).value or 0
-            for name in ("get_name", "nbytes", "is_contiguous", "backend_tensor_get")
-        }
-    )
 
 
 def _checked(kept: Any) -> _Checked:

@@ -103,6 +103,7 @@ class Llama(SessionLlama):
     ) -> None:
         self._attached: Attached | None = None
         self._recorder: Recorder | None = None
+        self._watch: _core.NodeWatch | None = None  # of the context's graphs, which it outlives
         self._width = _checked_width(width)
         self.sampling = sampling
         self._drafter_options = DrafterOptions(

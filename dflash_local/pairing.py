@@ -14,22 +14,10 @@ from typing import Any
 
 from .drafter_file import DrafterInfo, read_drafter
 from .errors import ModelError
+from .taps import TAPS, why_none
 from .token_lists import TokenList, differences, shown
 
 __all__ = ["DrafterInfo", "VerifierInfo", "check_pair", "read_drafter"]
-
-#: Architectures whose graph in libllama fills the layer inputs, with the models that inherit it.
-#: On any other one llama.cpp asserts. (llama-cpp-python 0.3.36)
-LAYER_INPUT_ARCHITECTURES = frozenset(
-    """
-    bailingmoe3 deepseek4 gemma4 gpt-oss hunyuan-dense hunyuan_vl lfm2 lfm2moe llama mimo2
-    minimax-01 minimax-m2 muse-glimmer nanbeige nemotron_h nemotron_h_moe qwen3 qwen35 qwen35moe
-    qwen3moe qwen3next qwen4exp
-    """.split()  # noqa: SIM905 - readable as a table
-)
-
-#: The few of them that also fill the input of "layer n_layer", the output of the last one.
-LAST_OUTPUT_ARCHITECTURES = frozenset(["deepseek4", "mimo2", "nemotron_h", "nemotron_h_moe"])
 
 
 @dataclass(frozen=True)
@@ -81,14 +69,9 @@ def _report(drafter: os.PathLike[str], verifier: os.PathLike[str], problems: lis
 
 
 def _architecture_problems(verifier: VerifierInfo) -> list[str]:
-    if verifier.architecture in LAYER_INPUT_ARCHITECTURES:
+    if verifier.architecture in TAPS:
         return []
-    known = ", ".join(sorted(LAYER_INPUT_ARCHITECTURES))
-    return [
-        f"libllama gives no layer inputs for verifiers of architecture {verifier.architecture!r}, "
-        f"and a drafter reads nothing else; it does for: {known}. Use drafter=None to run this "
-        "model plainly"
-    ]
+    return [f"{why_none(verifier.architecture)}. Use drafter=None to run this model plainly"]
 
 
 def _size_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
@@ -101,15 +84,17 @@ def _size_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
 
 
 def _layer_problems(drafter: DrafterInfo, verifier: VerifierInfo) -> list[str]:
-    last = verifier.n_layer - 1
-    if verifier.architecture in LAST_OUTPUT_ARCHITECTURES:
-        last += 1
-    wrong = [layer for layer in drafter.target_layers if layer > last]
+    tap = TAPS.get(verifier.architecture)
+    if tap is None:
+        return []  # a problem of its own
+    given = tap.layers(verifier.n_layer)
+    wrong = [layer for layer in drafter.target_layers if layer not in given]
     if not wrong:
         return []
     return [
         f"target layers: the drafter reads the inputs of layers {wrong}, the verifier "
-        f"({verifier.architecture}, {verifier.n_layer} layers) gives them up to {last}"
+        f"({verifier.architecture}, {verifier.n_layer} layers) gives them from {given.start} up to "
+        f"{given.stop - 1}"
     ]
 
 

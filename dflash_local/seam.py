@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
+import numpy as np
 
+from . import observing
 from ._api import _core, internals
 from .drafter import LoadedDrafter, address
 from .errors import AllocationError
@@ -25,6 +27,7 @@ from .model_header import chat_template
 from .pairing import DrafterInfo, VerifierInfo
 from .placement import Placement
 from .rpc import devices_of
+from .taps import TAPS, Tap
 from .token_lists import token_types
 
 if TYPE_CHECKING:
@@ -55,15 +58,21 @@ def remake_context(llm: Llama, info: DrafterInfo, width: int | None) -> int | No
         The rows of logits that it holds: those that a step may verify. 0 where its memory cannot
         take back a single token. None where there is no memory for that: it is made again as it
         was.
+
+    Raises:
+        BackendError: the features of this verifier are not to be had from this build of ggml.
     """
+    llm._watch = observing.watch_for(_tap(llm))
     llm._ctx.close()
     params = llm.context_params
     before = (params.n_outputs_max, params.n_rs_seq)
     rows: int | None = set_for_blocks(llm, info, width, params)
+    observing.observe(params, llm._watch)
     try:
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError:
         params.n_outputs_max, params.n_rs_seq = before
+        observing.observe(params, None)
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
         rows = None
     llm._ctx = llm._stack.enter_context(contextlib.closing(context))
@@ -110,8 +119,7 @@ def watched_context(llm: Llama, params: Any, watch: _core.NodeWatch) -> Iterator
     Raises:
         AllocationError: libllama could not make it.
     """
-    params.cb_eval = type(params.cb_eval)(watch.callback)
-    params.cb_eval_user_data = watch.address
+    observing.observe(params, watch)
     try:
         context = internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError as error:
@@ -159,12 +167,55 @@ def open_session(
         device_top_k=placement.on_device and llm.model_params.n_gpu_layers != 0,
     )
     llm._stack.callback(drafter.close)
-    verifier = _core.Verifier(
-        address(llm._ctx.ctx), max_rows=rows, feature_layers=list(info.target_layers)
+    verifier = tapped_verifier(
+        llm, address(llm._ctx.ctx), info.target_layers, llm._watch, max_rows=rows
     )
+    if llm._watch is not None:
+        # A graph without the nodes fails now, not in the middle of an answer.
+        read_features(llm, [0, 0], info.target_layers)
     session = _core.Session(verifier, drafter.core, width=width, stop=llm._stop)
     llm._stack.callback(session.close)
     return session
+
+
+def tapped_verifier(
+    llm: Llama,
+    context: int,
+    layers: Sequence[int],
+    watch: _core.NodeWatch | None,
+    *,
+    max_rows: int,
+) -> _core.Verifier:
+    """A verifier on a context of the parent's model, with features by its architecture's tap.
+
+    Args:
+        watch: the context's; where the tap is native it does not matter.
+    """
+    node = _tap(llm).node
+    return _core.Verifier(
+        context,
+        max_rows=max_rows,
+        feature_layers=list(layers),
+        watch=None if node is None else watch,
+        node=node or "",
+    )
+
+
+def read_features(llm: Llama, tokens: Sequence[int], layers: Sequence[int]) -> Any:
+    """The inputs of any layers for a text, [n, layers * n_embd].
+
+    The context is one that was made for drafting. It is empty afterwards, and so the session on it
+    has to be.
+    """
+    context = address(llm._ctx.ctx)
+    verifier = tapped_verifier(llm, context, layers, llm._watch, max_rows=1)
+    features, _, _ = _core.read(verifier, np.asarray(tokens, np.int32), 0)
+    llm._ctx.kv_cache_clear()
+    return features
+
+
+def _tap(llm: Llama) -> Tap:
+    return TAPS[llm.metadata["general.architecture"]]
 
 
 def pair_key(llm: Llama, info: DrafterInfo, placement: Placement) -> dict[str, object]:

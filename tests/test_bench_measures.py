@@ -133,11 +133,10 @@ def test_drift_is_how_far_the_rounds_lie_apart() -> None:
     assert measures.drift(rounds[:1], PLAIN) is None
 
 
-@pytest.mark.parametrize(
-    ("share", "value"), [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (0.95, 3.85), (1.0, 4.0)]
-)
-def test_percentiles_are_interpolated(share: float, value: float) -> None:
-    assert measures.percentile([4.0, 1.0, 3.0, 2.0], share) == pytest.approx(value)
+def test_quartiles_are_interpolated() -> None:
+    found = measures.spread([4.0, 1.0, 3.0, 2.0])
+    assert found is not None
+    assert (found.low, found.median, found.high) == pytest.approx((1.75, 2.5, 3.25))
 
 
 def test_latency_is_taken_between_tokens() -> None:
@@ -216,7 +215,6 @@ STAIRCASE = Staircase(
     plain=0.010,
     verify=[0.010, 0.012, 0.014, 0.016, 0.018],
     draft=[0.0, 0.002, 0.002, 0.002, 0.002],
-    n_rounds=5,
 )
 
 

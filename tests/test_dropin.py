@@ -22,7 +22,6 @@ from rpc_servers import placed
 from dflash_local import ContextError, Llama
 
 PROSE = "the brown"
-JSON = "[" + '{"name": "june", "age": 9'
 PERSON = "anna is"
 GRAMMAR = 'root ::= " 13 years old and lives in " ("paris" | "rome") ". anna likes " [a-z ]+ "."'
 QUESTIONS = ["Who is anna?", "Start at 12 and add 7, 4 times.", "Give me june as JSON."]

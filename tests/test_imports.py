@@ -155,6 +155,7 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
         "hf_hub",
         "key_table",
         "layer_ids",
+        "lazy",
         "model_header",
         "private_names",
         "rope_fields",
@@ -162,8 +163,8 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
     )
     rows = ("rows.dialogue", "rows.lines", "rows.parquet", "rows.reader")
     ours = {f"{PACKAGE}.{name}" for name in (*files, *shared, *rows)}
-    running = {"llama_cpp", f"{PACKAGE}.llama", f"{PACKAGE}.llama_log"}
-    running_it = ("drafter_check", "draft_agreement", "layer_inputs")
+    running = {"llama_cpp", *(f"{PACKAGE}.{name}" for name in ("llama", "llama_log", "seam"))}
+    running_it = ("drafter_check", "draft_agreement")
     names = ("writing.quantize", "verifiers.tokenizer", *(f"checking.{n}" for n in running_it))
     with_llama = {f"{PACKAGE}.convert.{name}" for name in names}
 

@@ -20,8 +20,6 @@ from layout_samples import SAMPLES
 
 from dflash_local.errors import ModelError
 
-ROWS = np.ones((4, 4), np.float32)
-
 
 def _refused(
     tmp_path: Path, settings: dict[str, Any], weights: dict[str, np.ndarray] | None = None

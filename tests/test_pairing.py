@@ -324,10 +324,6 @@ def test_all_wrong_tensors_are_in_one_error(edited: Callable[..., Path]) -> None
     assert "fc.weight: found shape [128, 64], expected [192, 64]" in message
 
 
-def set_d2t(data: Any) -> Edit:
-    return lambda c: c.set_tensor("d2t", data)
-
-
 def d2t_with(**changes: int) -> Edit:
     def edit(c: Contents) -> None:
         ids = c.tensors["d2t"][0].astype(np.int64)
@@ -400,14 +396,23 @@ def test_the_tiny_pair_fits(info: DrafterInfo, verifier: pairing.VerifierInfo) -
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"architecture": "qwen2"}, ["no layer inputs", "'qwen2'", "llama", "drafter=None"]),
+        ({"architecture": "bert"}, ["no layer inputs", "'bert'", "llama", "drafter=None"]),
         ({"n_embd": 128}, ["hidden size", "drafter has 64", "verifier 128"]),
-        ({"n_layer": 3}, ["layers [3]", "3 layers", "up to 2"]),
+        ({"n_layer": 3}, ["layers [3]", "3 layers", "from 0 up to 2"]),
+        ({"architecture": "gemma3", "n_layer": 3}, ["layers [3]", "from 1 up to 2"]),
         ({"n_layer": 2}, ["layers [2, 3]", "up to 1"]),
         ({"tokens": [b"a"]}, ["vocabulary", "drafter has 384 tokens", "verifier 1"]),
         ({"tokens": []}, ["vocabulary", "verifier 0"]),
     ],
-    ids=["architecture", "hidden size", "layer", "layers", "vocabulary size", "no vocabulary"],
+    ids=[
+        "architecture",
+        "hidden size",
+        "layer",
+        "callback",
+        "layers",
+        "vocabulary size",
+        "no vocabulary",
+    ],
 )
 def test_a_mismatch_says_what_both_have(
     info: DrafterInfo, verifier: pairing.VerifierInfo, change: dict[str, Any], parts: list[str]
@@ -560,13 +565,13 @@ def test_a_drafter_whose_padding_has_other_names_drafts_the_same(
 
 def test_every_mismatch_is_in_one_error(info: DrafterInfo, verifier: pairing.VerifierInfo) -> None:
     wrong = replace(
-        verifier, architecture="qwen2", n_embd=32, n_layer=2, tokens=verifier.tokens[:100]
+        verifier, architecture="gemma3", n_embd=32, n_layer=2, tokens=verifier.tokens[:100]
     )
     with pytest.raises(ModelError) as caught:
         pairing.check_pair(info, wrong)
     message = str(caught.value)
-    assert message.count("\n  - ") == 4
-    for part in ("layer inputs", "hidden size", "target layers", "vocabulary"):
+    assert message.count("\n  - ") == 3
+    for part in ("hidden size", "target layers", "vocabulary"):
         assert part in message
 
 
@@ -606,22 +611,24 @@ def test_a_pair_of_files_that_does_not_fit(
 
 LOAD = """
 import sys
-from dflash_local import Llama, ModelError, pairing
-pairing.LAYER_INPUT_ARCHITECTURES |= set(sys.argv[3:])
+from dflash_local import BackendError, Llama, ModelError, taps
+taps.TAPS.pop("gemma3")
+taps.TAPS |= eval(sys.argv[3], {"Tap": taps.Tap})
 options = {"n_ctx": 64, "n_threads": 1, "n_threads_batch": 1}
 try:
     llm = Llama(sys.argv[1], drafter=sys.argv[2], **options)
     llm("the brown", max_tokens=4)
-except ModelError as error:
+except (BackendError, ModelError) as error:
     print(error)
 print(len(Llama(sys.argv[1], **options)("the brown", max_tokens=4)["choices"]), "plain answer")
 """
 
 
-def load_in_a_process(drafter: Path, *architectures: str) -> subprocess.CompletedProcess[str]:
+def load_in_a_process(drafter: Path, taps: str) -> subprocess.CompletedProcess[str]:
+    """A gemma3 with a drafter, were these the taps of its architecture."""
     verifier = MODELS / "verifier-nolayerinp.gguf"
     return subprocess.run(
-        [sys.executable, "-c", LOAD, str(verifier), str(drafter), *architectures],
+        [sys.executable, "-c", LOAD, str(verifier), str(drafter), taps],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -630,20 +637,31 @@ def load_in_a_process(drafter: Path, *architectures: str) -> subprocess.Complete
     )
 
 
-def test_a_verifier_without_layer_inputs_is_refused_with_the_reason(
+def test_a_verifier_without_a_tap_is_refused_with_the_reason(
     tiny_drafters: dict[str, Path],
 ) -> None:
-    done = load_in_a_process(tiny_drafters["dflash-b8"])
+    done = load_in_a_process(tiny_drafters["dflash-b8"], "{}")
     assert done.returncode == 0, done.stderr
-    assert "libllama gives no layer inputs for verifiers of architecture 'gemma3'" in done.stdout
+    assert "no drafter can read verifiers of architecture 'gemma3'" in done.stdout
     assert "drafter=None" in done.stdout
     assert done.stdout.rstrip().endswith("1 plain answer")
 
 
-def test_without_that_check_the_process_would_die(tiny_drafters: dict[str, Path]) -> None:
-    done = load_in_a_process(tiny_drafters["dflash-b8"], "gemma3")
+def test_with_the_native_tap_on_a_graph_without_layer_inputs_the_process_would_die(
+    tiny_drafters: dict[str, Path],
+) -> None:
+    done = load_in_a_process(tiny_drafters["dflash-b8"], "{'gemma3': Tap()}")
     assert done.returncode not in (0, 1)  # 1 would be an exception
     assert "layer input tensor is null" in done.stderr
+
+
+def test_a_node_that_the_graph_does_not_have_is_told_when_it_is_loaded(
+    tiny_drafters: dict[str, Path],
+) -> None:
+    done = load_in_a_process(tiny_drafters["dflash-b8"], "{'gemma3': Tap('layer_out')}")
+    assert done.returncode == 0, done.stderr
+    assert "the graph's node layer_out-0 gave 0 bytes" in done.stdout
+    assert done.stdout.rstrip().endswith("1 plain answer")
 
 
 # ---- arguments and warnings ----------------------------------------------------------------

@@ -24,6 +24,7 @@ from test_reference_parity import LayerInputs
 from training import N_CTX, TARGET_LAYER_IDS, VERIFIER, answers, readings
 
 from dflash_local import BackendError, ContextError, DFlashError, ModelError
+from dflash_local.taps import TAPS
 from dflash_local.train import ngram
 from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.answers import make_answers
@@ -91,8 +92,9 @@ def test_a_text_longer_than_the_context_is_refused() -> None:
             capturer.read([5, 384], 1)
 
 
-def test_a_verifier_without_layer_inputs_is_refused() -> None:
-    with pytest.raises(ModelError, match="gives no layer inputs for architecture 'gemma3'"):
+def test_a_verifier_without_a_tap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TAPS, "gemma3")
+    with pytest.raises(ModelError, match="no drafter can read verifiers of architecture 'gemma3'"):
         Capturer(VERIFIER.parent / "verifier-nolayerinp.gguf", LAYERS, n_ctx=64, n_threads=1)
 
 

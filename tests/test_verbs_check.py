@@ -13,6 +13,8 @@ from dflash_local.convert import check, cli
 from gguf import GGMLQuantizationType, GGUFValueType
 from test_pairing import Contents
 
+from dflash_local.taps import TAPS
+
 CHECKPOINT = MODELS / "dflash-b8"
 
 
@@ -52,12 +54,13 @@ def test_a_pair_that_does_not_fit_is_told_with_every_reason(
     assert report["drafted"] is None
 
 
-def test_a_verifier_without_layer_inputs_is_refused_before_libllama_sees_it(
-    tiny_drafters: dict[str, Path],
+def test_a_verifier_without_a_tap_is_refused_before_libllama_sees_it(
+    tiny_drafters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(TAPS, "gemma3")
     report = check(tiny_drafters["dflash-b8"], MODELS / "verifier-nolayerinp.gguf")
     assert not report.fits
-    assert "gives no layer inputs" in report.problems[0]
+    assert "no drafter can read" in report.problems[0]
 
 
 def test_unusable_files_are_problems_of_both(tmp_path: Path, tiny_verifier: Path) -> None:

@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from dflash_local import seam
 from dflash_local.layer_ids import layer_inputs
 from dflash_local.llama import Llama
 
@@ -20,7 +21,6 @@ from .forward import Drafter
 from .forward_heads import Prediction, predict
 from .forward_ops import softmax
 from .forward_weights import CannotCheck
-from .layer_inputs import LayerInputs
 
 if TYPE_CHECKING:
     import os
@@ -133,19 +133,17 @@ def _blocks(llm: Llama, session: Any, layers: Sequence[int]) -> Iterator[_Block]
     tokens = llm.tokenize(TEXT)[:MAX_TOKENS]
     if len(tokens) < MIN_TOKENS:
         raise CannotCheck(f"the verifier's tokenizer makes {len(tokens)} tokens of a whole page")
-    taps = LayerInputs(llm._ctx.ctx, layers, llm.n_embd())
-    features = np.empty((0, len(layers) * llm.n_embd()), np.float32)
+    features = seam.read_features(llm, tokens, layers)
     for i in range(1, N_BLOCKS + 1):
         n = (len(tokens) - 1) * i // N_BLOCKS
         kept = session.keep_prefix(tokens[:n])
         session.extend(tokens[kept:n])
-        features = np.concatenate([features[:kept], taps.read(n - kept)])
         session.anchor(tokens[n])
         draft = session.propose()
         selected = session.drafter.options.kind.name == "dflash2"
         rows = [] if selected else [session.draft_logits(i) for i in range(len(draft.tokens))]
         yield _Block(
-            features,
+            features[:n],
             tokens[n],
             draft.tokens,
             np.stack(rows) if rows else None,

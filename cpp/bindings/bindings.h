@@ -11,6 +11,7 @@ void register_errors(py::module_& module);
 void register_log(py::module_& module);
 void register_stop(py::module_& module);
 void register_results(py::module_& module);
+void register_node_watch(py::module_& module);
 void register_verifier(py::module_& module);
 void register_drafter(py::module_& module);
 void register_plain_rows(py::module_& module);

@@ -50,6 +50,7 @@ PYBIND11_MODULE(_core, module) {
   bindings::register_log(module);
   bindings::register_stop(module);
   bindings::register_results(module);
+  bindings::register_node_watch(module);
   bindings::register_verifier(module);
   bindings::register_drafter(module);
   bindings::register_plain_rows(module);

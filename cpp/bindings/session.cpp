@@ -1,157 +1,16 @@
-#include "core/session.h"
-
 #include <pybind11/numpy.h>
 
-#include <atomic>
-#include <memory>
-#include <mutex>
 #include <sstream>
 
-#include "bindings/bindings.h"
-#include "bindings/gil.h"
-#include "bindings/owner.h"
-#include "core/errors.h"
-#include "llama/drafter.h"
+#include "bindings/arguments.h"
+#include "bindings/handle.h"
+#include "bindings/learned.h"
 #include "llama/rejection.h"
 #include "llama/sampler.h"
-#include "llama/verifier.h"
 
 namespace dflash::bindings {
 
 namespace {
-
-/// numpy's array of an object. An interrupt that comes meanwhile is no mistake of the object's.
-template <class Array>
-Array array_of(const py::object& values) {
-  try {
-    return Array(values);
-  } catch (const py::error_already_set& error) {
-    if (!error.matches(PyExc_Exception)) throw;
-    throw py::value_error("tokens must be a flat list of integers");
-  }
-}
-
-/// Token ids from a list or an array of integers; nothing is rounded or cut to fit.
-std::vector<Token> to_vector(const py::object& tokens) {
-  const auto given = array_of<py::array>(tokens);
-  if (given.ndim() != 1) throw py::value_error("tokens must be a flat list of integers");
-  if (given.size() == 0) return {};
-  const char kind = given.dtype().kind();
-  if (kind != 'i' && kind != 'u') throw py::type_error("tokens must be integers");
-  const auto wide =
-      array_of<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>(given);
-  std::vector<Token> ids(static_cast<size_t>(wide.size()));
-  for (py::ssize_t i = 0; i < wide.size(); ++i) {
-    const int64_t id = wide.at(i);
-    if (id != static_cast<Token>(id)) {
-      throw py::value_error(std::to_string(id) + " is no token: ids have 32 bits");
-    }
-    ids[static_cast<size_t>(i)] = static_cast<Token>(id);
-  }
-  return ids;
-}
-
-/// A llama_sampler from None (greedy), an address, or llama_cpp's LlamaSampler.
-llama_sampler* sampler_address(const py::object& sampler) {
-  if (sampler.is_none()) return nullptr;
-  if (py::isinstance<py::int_>(sampler)) {
-    return from_address<llama_sampler>(sampler.cast<std::uintptr_t>());
-  }
-  const auto ctypes = py::module_::import("ctypes");
-  const py::object address =
-      ctypes.attr("cast")(sampler.attr("sampler"), ctypes.attr("c_void_p")).attr("value");
-  if (address.is_none()) throw py::value_error("the sampler was closed");
-  return from_address<llama_sampler>(address.cast<std::uintptr_t>());
-}
-
-/// A session, one caller at a time, that can be closed before its contexts are freed.
-class Handle {
- public:
-  Handle(LlamaVerifier& verifier, LlamaDrafter* drafter, SessionOptions options,
-         std::shared_ptr<Stop> stop)
-      : verifier_(verifier),
-        drafter_(drafter),
-        owner_(Owner::of(verifier.context())),
-        stop_(std::move(stop)),
-        session_(verifier, drafter, options, stop_) {}
-
-  /// Runs `work` on the session without the GIL, alone, after those who came before.
-  template <class Work>
-  auto run(Work work) {
-    const Unlocked unlocked;
-    const Owner::Turn turn(*owner_);
-    check_open();
-    const Published at_the_end(*this);
-    return work(session_);
-  }
-
-  /// Between two chunks of a read: shows how far it is, and lets Ctrl-C end it.
-  void progress() {
-    publish();
-    check_signals();
-  }
-
-  /// Reads of plain fields, which a closed session still has.
-  template <class Read>
-  auto read(Read read_field) {
-    const Unlocked unlocked;
-    const Owner::Turn turn(*owner_);
-    return read_field(session_);
-  }
-
-  /// Statistics as of the last call that ended, or chunk that was read: at any time, in any thread.
-  Stats last_stats() {
-    const std::lock_guard<std::mutex> alone(stats_mutex_);
-    return last_;
-  }
-  Stats total_stats() {
-    const std::lock_guard<std::mutex> alone(stats_mutex_);
-    return total_;
-  }
-
-  void cancel() { stop_->request(); }
-
-  void close() {
-    const Unlocked unlocked;
-    closed_ = true;
-    stop_->request();
-    // A signal handler between two chunks of a read: that ends before it decodes again.
-    if (owner_->mine()) return;
-    const Owner::Turn turn(*owner_);
-    stop_->clear();
-  }
-
-  bool closed() const { return closed_; }
-  LlamaVerifier& verifier() const { return verifier_; }
-  LlamaDrafter* drafter() const { return drafter_; }
-
- private:
-  struct Published {
-    explicit Published(Handle& h) : handle(h) {}
-    ~Published() { handle.publish(); }
-    Handle& handle;
-  };
-
-  void publish() {
-    const std::lock_guard<std::mutex> publishing(stats_mutex_);
-    last_ = session_.last_stats();
-    total_ = session_.total_stats();
-  }
-
-  void check_open() const {
-    if (closed_) throw BackendError("the session is closed");
-  }
-
-  LlamaVerifier& verifier_;
-  LlamaDrafter* drafter_;
-  std::shared_ptr<Owner> owner_;
-  std::shared_ptr<Stop> stop_;
-  Session session_;
-  std::mutex stats_mutex_;
-  Stats last_;
-  Stats total_;
-  std::atomic<bool> closed_{false};
-};
 
 StepResult step(Handle& handle, const py::object& sampler, std::optional<int32_t> max_tokens,
                 const std::optional<std::vector<Token>>& draft, bool rejection) {
@@ -225,56 +84,6 @@ SessionOptions with_width(std::optional<int32_t> width) {
 std::optional<int32_t> width_of(const SessionOptions& options) {
   if (options.width == SessionOptions::kAdaptive) return {};
   return options.width;
-}
-
-/// Costs in contexts of a length.
-py::dict to_dict(const KnownCosts& costs) {
-  py::dict out;
-  out["n_context"] = costs.n_context;
-  out["verify"] = costs.verify;
-  out["draft"] = costs.draft;
-  out["verify_doubt"] = costs.verify_doubt;
-  out["draft_doubt"] = costs.draft_doubt;
-  return out;
-}
-
-KnownCosts to_costs(const py::dict& costs) {
-  const auto line = [&](const char* name) { return costs[name].cast<std::vector<double>>(); };
-  try {
-    return {line("verify"), line("draft"), line("verify_doubt"), line("draft_doubt"),
-            costs["n_context"].cast<int64_t>()};
-  } catch (const py::cast_error&) {
-    throw py::value_error("costs and doubts are lists of numbers, n_context is a whole number");
-  }
-}
-
-/// What was learned of a pair, or nothing without a drafter.
-std::optional<py::dict> learned(Handle& handle) {
-  using Controls = std::optional<Controller>;
-  const Controls controls = handle.read([](const Session& session) {
-    const Controller* controller = session.controller();
-    return controller == nullptr ? Controls() : Controls(*controller);
-  });
-  if (!controls) return {};
-  py::dict out = to_dict(controls->costs().known());
-  py::list contexts;
-  for (const KnownCosts& costs : controls->costs().all_known()) contexts.append(to_dict(costs));
-  out["contexts"] = contexts;
-  out["accepted"] = controls->chances().usual();
-  return out;
-}
-
-void restore(Handle& handle, const std::vector<py::dict>& contexts,
-             const std::vector<double>& accepted) {
-  std::vector<KnownCosts> costs;
-  for (const py::dict& context : contexts) costs.push_back(to_costs(context));
-  handle.run([&](Session& session) {
-    if (session.controller() == nullptr) return;
-    Controller begun(session.controller()->costs().max_width());
-    begun.costs().restore(costs);
-    begun.chances().restore(accepted);
-    session.restore(std::move(begun));
-  });
 }
 
 void set_exact(Handle& handle, const std::vector<int32_t>& widths, int32_t up_to, bool only) {
@@ -387,8 +196,6 @@ void register_state(py::class_<Handle>& session) {
             handle.run([&](Session& s) { s.calibrate(seconds); });
           },
           py::arg("seconds"))
-      .def("learned", &learned)
-      .def("restore", &restore, py::kw_only(), py::arg("contexts"), py::arg("accepted"))
       .def("set_exact", &set_exact, py::arg("widths"), py::kw_only(), py::arg("up_to"),
            py::arg("only"))
       .def("start_answer", [](Handle& handle) { handle.run([](Session& s) { s.start_answer(); }); })
@@ -435,6 +242,7 @@ void register_session(py::module_& module) {
   register_reading(session);
   register_stepping(session);
   register_state(session);
+  register_learned(session);
   register_fields(session);
 }
 

@@ -52,7 +52,8 @@ class Turns {
   void enter(const std::shared_ptr<Turn>& turn, bool reading);
   bool enter_if_still(const std::shared_ptr<Turn>& turn);
   void leave();
-  void hold();
+  /// Gives the thread that let_go() is told.
+  uint64_t hold();
   void let_go(uint64_t thread);
   bool was_cancelled();
 

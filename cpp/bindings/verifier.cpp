@@ -21,13 +21,16 @@ std::string repr(const LlamaVerifier& verifier) {
 
 void register_verifier(py::module_& module) {
   py::class_<LlamaVerifier>(module, "Verifier")
-      .def(py::init([](std::uintptr_t context, int32_t max_rows,
-                       std::vector<int32_t> feature_layers, int32_t sequence) {
-             return LlamaVerifier(from_address<llama_context>(context),
-                                  {max_rows, std::move(feature_layers), sequence});
-           }),
-           py::arg("context"), py::kw_only(), py::arg("max_rows"), py::arg("feature_layers"),
-           py::arg("sequence") = VerifierOptions{}.sequence)
+      .def(
+          py::init([](std::uintptr_t context, int32_t max_rows, std::vector<int32_t> feature_layers,
+                      int32_t sequence, NodeWatch* watch, std::string node) {
+            return LlamaVerifier(
+                from_address<llama_context>(context),
+                {max_rows, std::move(feature_layers), sequence, watch, std::move(node)});
+          }),
+          py::arg("context"), py::kw_only(), py::arg("max_rows"), py::arg("feature_layers"),
+          py::arg("sequence") = VerifierOptions{}.sequence, py::arg("watch") = py::none(),
+          py::arg("node") = "", py::keep_alive<1, 6>())
       .def_property_readonly("n_ctx", &LlamaVerifier::n_ctx)
       .def_property_readonly("n_batch", &LlamaVerifier::n_batch)
       .def_property_readonly("n_vocab", &LlamaVerifier::n_vocab)

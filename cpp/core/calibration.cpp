@@ -4,6 +4,9 @@
 #include <cmath>
 #include <utility>
 
+#include "core/clock.h"
+#include "core/errors.h"
+
 namespace dflash {
 
 namespace {
@@ -24,6 +27,28 @@ std::optional<Quickest> quickest(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   const double off = times.size() > 1 ? std::log(times[1] / times[0]) : kAlone;
   return Quickest{times[0], std::min(off, kMostDoubt)};
+}
+
+/// Of one decode of each model.
+struct Seconds {
+  double verify = 0;
+  double draft = 0;
+};
+
+// Of tokens that differ, as those of a text do: a mixture of experts takes longer over them.
+Seconds time_decodes(Verifier& verifier, Drafter& drafter, int32_t width,
+                     std::minstd_rand& random) {
+  std::uniform_int_distribution<Token> any(0, verifier.n_vocab() - 1);
+  std::vector<Token> tokens(static_cast<size_t>(width) + 1);
+  for (Token& token : tokens) token = any(random);
+  Seconds took;
+  took.verify = seconds_of([&] { verifier.decode(tokens.data(), width + 1, 0, Rows::all); });
+  if (width > 0) {
+    Draft draft;
+    took.draft = seconds_of([&] { drafter.draft(tokens[0], 0, width, draft); });
+  }
+  if (!verifier.trim(0)) throw BackendError("the verifier's memory could not be emptied");
+  return took;
 }
 
 }  // namespace
@@ -80,6 +105,18 @@ std::vector<double> Calibration::draft_times(int32_t width) const {
     if (look.width == width && width > 0) found.push_back(look.draft);
   }
   return found;
+}
+
+void calibrate(Verifier& verifier, Drafter& drafter, int32_t widest, double seconds, Costs& costs) {
+  std::minstd_rand random;
+  // The first decode is slower than those that follow.
+  const double first = time_decodes(verifier, drafter, 0, random).verify;
+  Calibration calibration(widest, seconds, first);
+  while (const std::optional<int32_t> width = calibration.next()) {
+    const Seconds took = time_decodes(verifier, drafter, *width, random);
+    calibration.took(took.verify, took.draft);
+  }
+  calibration.tell(costs);
 }
 
 }  // namespace dflash

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/costs.h"
+#include "core/models.h"
 
 namespace dflash {
 
@@ -48,5 +49,9 @@ class Calibration {
   int32_t before_ = -1;
   std::minstd_rand random_;
 };
+
+/// Measures decodes of up to `widest` drafts for about so long, and tells `costs`. The memories are
+/// empty before and after.
+void calibrate(Verifier& verifier, Drafter& drafter, int32_t widest, double seconds, Costs& costs);
 
 }  // namespace dflash

@@ -31,24 +31,26 @@ constexpr size_t kMostOpen = 4;
 
 }  // namespace
 
-Controller::Controller(int32_t max_width)
-    : costs_(max_width), chances_(max_width), gains_(static_cast<size_t>(max_width) + 1) {}
+Controller::Controller(Terms& terms)
+    : terms_(&terms),
+      chances_(terms.costs.max_width()),
+      gains_(static_cast<size_t>(terms.costs.max_width()) + 1) {}
 
 void Controller::enter(int32_t n_past) {
   n_past_ = n_past;
-  costs_.enter(n_past);
+  costs().enter(n_past);
 }
 
 // Tokens a second: what is reached at present, and no less than plain decoding.
 double Controller::rate() const {
-  const double plain = 1 / costs_.verify(0);
+  const double plain = 1 / costs().verify(0);
   return recent_seconds_ > 0 ? std::max(plain, recent_tokens_ / recent_seconds_) : plain;
 }
 
 Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
   lookup_ = lookup;
   look_ = {};
-  if (room < 1 || !costs_.knows_plain()) return {};
+  if (room < 1 || !costs().knows_plain()) return {};
   set_prices();
   const double rate_now = rate();
   const Choice copy = best_verify(chances_of(lookup), room, rate_now);
@@ -61,51 +63,51 @@ Plan Controller::choose(int32_t room, const Lookup& lookup, double catch_up) {
     return {0, wider(look_at_block(block, room, rate_now, catch_up), room), false};
   }
   const Choice hope = best_block(room, rate_now, catch_up, View::hopeful);
-  const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs_.verify(0);
+  const double hoped_price = hoped_.draft[static_cast<size_t>(hope.width)] / costs().verify(0);
   if (hope.tokens > kMargin && looks_ > hoped_price) {
     looks_ -= hoped_price;
     tokens_since_probe_ = 0;
     return {0, hope.width, true};
   }
-  if (!may_probe(costs_.draft(block.width) + catch_up / kCatchUpBlocks)) return {};
+  if (!may_probe(costs().draft(block.width) + catch_up / kCatchUpBlocks)) return {};
   return {0, block.width, true};
 }
 
 // By how much the logarithm of a cost may well be lower; nothing where a look would tell no more.
 double Controller::hope_of(double doubt) const {
-  return doubt > std::max(kSure, costs_.noise()) ? kHope * doubt : 0;
+  return doubt > std::max(kSure, costs().noise()) ? kHope * doubt : 0;
 }
 
 // Of the next decode: another width than the last is dearer. How low it may be is bounded by a
 // plain step.
 double Controller::verify(int32_t width, double hope) const {
-  const double change = width == costs_.width_before() ? 0 : kChangeShare * costs_.change();
-  return std::max(costs_.verify(0), costs_.verify(width) * std::exp(-hope)) * (1 + change);
+  const double change = width == costs().width_before() ? 0 : kChangeShare * costs().change();
+  return std::max(costs().verify(0), costs().verify(width) * std::exp(-hope)) * (1 + change);
 }
 
 void Controller::set_prices() {
   likely_ = hoped_ = {};
-  for (int32_t width = 0; width <= costs_.max_width(); ++width) {
+  for (int32_t width = 0; width <= costs().max_width(); ++width) {
     likely_.verify.push_back(verify(width));
-    hoped_.verify.push_back(verify(width, hope_of(costs_.verify_doubt(width))));
-    const double draft = costs_.draft(width);
+    hoped_.verify.push_back(verify(width, hope_of(costs().verify_doubt(width))));
+    const double draft = costs().draft(width);
     likely_.draft.push_back(draft);
-    hoped_.draft.push_back(draft * std::exp(-hope_of(costs_.draft_doubt(width))));
+    hoped_.draft.push_back(draft * std::exp(-hope_of(costs().draft_doubt(width))));
   }
 }
 
 // What is won is measured by what a plain step costs: that has to be known well.
 bool Controller::plain_may_be_better(const Choice& best, double rate) const {
   if (steps_since_plain_ < kPlainLooks) return false;
-  const double less = 1 - std::exp(-hope_of(costs_.verify_doubt(best.width)));
-  return best.tokens < rate * costs_.verify(0) * less;
+  const double less = 1 - std::exp(-hope_of(costs().verify_doubt(best.width)));
+  return best.tokens < rate * costs().verify(0) * less;
 }
 
 // The width of a block that is likely to bring most, its drafting counted; it may be a loss.
 Controller::Choice Controller::best_block(int32_t room, double rate, double catch_up,
                                           View view) const {
   Choice best;
-  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
+  for (int32_t block = 1; block <= costs().max_width(); ++block) {
     const double drafting = prices(view).draft[static_cast<size_t>(block)];
     const double price = drafting + catch_up / kCatchUpBlocks;
     const double tokens = worth(block, room, rate, view) - rate * price;
@@ -119,13 +121,13 @@ Controller::Choice Controller::best_block(int32_t room, double rate, double catc
 int32_t Controller::look_at_block(const Choice& best, int32_t room, double rate, double catch_up) {
   Choice most = {best.width, best.tokens + kMargin};
   double price = 0;
-  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
-    const double doubt = costs_.draft_doubt(block, best.width);
+  for (int32_t block = 1; block <= costs().max_width(); ++block) {
+    const double doubt = costs().draft_doubt(block, best.width);
     const double drafting = likely_.draft[static_cast<size_t>(block)];
     const double tokens = worth(block, room, rate, View::likely) - rate * catch_up / kCatchUpBlocks;
     const double hoped = tokens - rate * drafting * std::exp(-hope_of(doubt));
     const double loss = best.tokens - tokens + rate * drafting * std::exp(-hope_of(doubt) / 2);
-    const double steps = std::max(0.0, loss) / (rate * costs_.verify(0));
+    const double steps = std::max(0.0, loss) / (rate * costs().verify(0));
     if (block == best.width || hoped < most.tokens || steps > looks_) continue;
     most = {block, hoped};
     price = steps;
@@ -135,7 +137,7 @@ int32_t Controller::look_at_block(const Choice& best, int32_t room, double rate,
 }
 
 bool Controller::may_probe(double seconds) {
-  const double price = seconds / costs_.verify(0);
+  const double price = seconds / costs().verify(0);
   if (budget_ < price || tokens_since_probe_ < pause_) return false;
   budget_ -= price;
   tokens_since_probe_ = 0;
@@ -148,7 +150,7 @@ bool Controller::may_probe(double seconds) {
 // A block may be narrow because wide ones were not tried: now and then the widest is, less and less
 // often, for what width does to a drafter does not change with the text.
 int32_t Controller::wider(int32_t block, int32_t room) {
-  const int32_t widest = costs_.max_width();
+  const int32_t widest = costs().max_width();
   if (room < widest) return block;
   blocks_since_widest_ += 1;
   if (block != widest && blocks_since_widest_ < kFirstWidest + n_widest_) return block;
@@ -194,7 +196,7 @@ std::vector<double> Controller::chances_of(const Lookup& lookup) const {
 
 // What a verify brings over a plain step, where its drafts emit so many tokens.
 double Controller::gain(Choice verified, double seconds, double rate) const {
-  const double price = exact_.price(verified.width, n_past_) * (1 + verified.tokens);
+  const double price = terms_->exact.price(verified.width, n_past_) * (1 + verified.tokens);
   return verified.tokens - price - rate * (seconds - likely_.verify[0]);
 }
 
@@ -218,7 +220,7 @@ Controller::Choice Controller::best_verify(const std::vector<double>& chances, i
 Verdict Controller::choose_verify(const Draft& draft, int32_t room) {
   set_prices();
   const double rate_now = rate();
-  for (int32_t block = 1; block <= costs_.max_width(); ++block) {
+  for (int32_t block = 1; block <= costs().max_width(); ++block) {
     Gain& gain = gains_[static_cast<size_t>(block)];
     const std::vector<double> chances = chances_of(draft, block);
     const double tokens = best_verify(chances, block, rate_now).tokens;
@@ -246,10 +248,10 @@ int32_t Controller::look(const Choice& best, const std::vector<double>& chances,
   for (int32_t width = 1; width <= n; ++width) {
     reached *= chances[static_cast<size_t>(width - 1)];
     tokens += reached;
-    const double hope = hope_of(costs_.verify_doubt(width, best.width));
+    const double hope = hope_of(costs().verify_doubt(width, best.width));
     const double hoped = gain({width, tokens}, verify(width, hope), rate);
     const double loss = best.tokens - gain({width, tokens}, verify(width, hope / 2), rate);
-    const double budget = rate * costs_.verify(0) * looks_;
+    const double budget = rate * costs().verify(0) * looks_;
     if (width == best.width || hoped < most || loss > budget) continue;
     most = hoped;
     look_ = {width, tokens, best.tokens};
@@ -261,18 +263,18 @@ int32_t Controller::look(const Choice& best, const std::vector<double>& chances,
 void Controller::pay_look(double change) {
   if (look_.width == 0) return;
   const double rate_now = rate();
-  const double seconds = (1 + 2 * change) * costs_.verify(look_.width);
+  const double seconds = (1 + 2 * change) * costs().verify(look_.width);
   const double loss = look_.instead - gain({look_.width, look_.tokens}, seconds, rate_now);
-  looks_ -= std::max(0.0, loss) / (rate_now * costs_.verify(0));
+  looks_ -= std::max(0.0, loss) / (rate_now * costs().verify(0));
   look_ = {};
 }
 
 void Controller::stepped(const StepSeen& step) {
   const auto n_drafted = static_cast<int32_t>(step.draft.tokens.size());
-  const double change = step.n_verified == costs_.width_before() ? 0 : costs_.change();
-  costs_.verified(step.n_verified, step.verify_seconds);
+  const double change = step.n_verified == costs().width_before() ? 0 : costs().change();
+  costs().verified(step.n_verified, step.verify_seconds);
   if (n_drafted > 0) {
-    costs_.drafted(n_drafted, step.draft_seconds);
+    costs().drafted(n_drafted, step.draft_seconds);
     if (open_.size() == kMostOpen) open_.erase(open_.begin());
     open_.push_back({step.draft, 0});
   }
@@ -284,9 +286,9 @@ void Controller::stepped(const StepSeen& step) {
   lookup_ = {};
   for (const Token token : step.emitted) judge(token);
   const auto n_emitted = static_cast<double>(step.emitted.size());
-  const double verifying = (1 + change) * costs_.verify(step.n_verified);
-  const double seconds = verifying + costs_.draft(n_drafted);
-  const double plain_steps = seconds / costs_.verify(0);
+  const double verifying = (1 + change) * costs().verify(step.n_verified);
+  const double seconds = verifying + costs().draft(n_drafted);
+  const double plain_steps = seconds / costs().verify(0);
   const double won = n_emitted - plain_steps;
   budget_ += kProbeShare * plain_steps + kGainShare * std::max(0.0, won);
   budget_ = std::min(budget_, kMostBudget);

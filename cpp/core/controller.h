@@ -5,10 +5,9 @@
 #include <vector>
 
 #include "core/chances.h"
-#include "core/costs.h"
-#include "core/exact_widths.h"
 #include "core/lookup.h"
 #include "core/models.h"
+#include "core/terms.h"
 
 namespace dflash {
 
@@ -34,7 +33,8 @@ struct Verdict {
   bool copy = false;  ///< of the lookup, not of the draft
 };
 
-/// Decides how wide to draft and how much of a draft to verify, for the most tokens a second.
+/// Decides how wide to draft and how much of a draft to verify, for the most tokens a second of one
+/// text. What decodes cost is the pair's and shared; what the text makes of drafts is its own.
 ///
 /// Time is worth tokens: those that the present rate would emit in it. A verify of w drafts gains
 /// the tokens it is likely to emit less the worth of its time; a block is drafted when what such
@@ -46,10 +46,9 @@ struct Verdict {
 /// Widths whose rows are plain decoding's to the bit are preferred by a little, or the only ones.
 class Controller {
  public:
-  explicit Controller(int32_t max_width);
+  /// `terms` must outlive it; it learns what decodes cost.
+  explicit Controller(Terms& terms);
 
-  /// Which widths are exact, from here on.
-  void set_exact(const ExactWidths& exact) { exact_ = exact; }
   /// The coming decodes stand in a context of so many tokens.
   void enter(int32_t n_past);
 
@@ -64,8 +63,8 @@ class Controller {
   /// it.
   void text_changed() { open_.clear(); }
 
-  Costs& costs() { return costs_; }
-  const Costs& costs() const { return costs_; }
+  Costs& costs() { return terms_->costs; }
+  const Costs& costs() const { return terms_->costs; }
   Chances& chances() { return chances_; }
   const Chances& chances() const { return chances_; }
 
@@ -120,8 +119,7 @@ class Controller {
   void pay_look(double change);
   void judge(Token token);
 
-  Costs costs_;
-  ExactWidths exact_;
+  Terms* terms_;
   int32_t n_past_ = 0;
   Prices likely_;
   Prices hoped_;

@@ -4,13 +4,13 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <random>
 #include <string>
 #include <vector>
 
-#include "core/controller.h"
-#include "core/exact_widths.h"
+#include "core/drafting.h"
+#include "core/features.h"
 #include "core/models.h"
+#include "core/pair.h"
 #include "core/stats.h"
 
 namespace dflash {
@@ -36,16 +36,14 @@ struct StepResult {
   Finish finish = Finish::none;
 };
 
-/// One timeline over a verifier and a drafter: draft, verify, keep the longest valid prefix.
+/// One timeline over a pair: draft, verify, keep the longest valid prefix. What belongs to a
+/// sequence is in here, what sequences share is the pair's.
 ///
 /// The transcript is `tokens()`. The verifier's memory holds the first `n_past()` of them, the
 /// drafter's, or rows that wait for it, the features of the first `n_features()` but for the oldest
-/// `n_forgotten()`: they are injected before a block is drafted, so that plain decoding costs
-/// nothing more. The oldest are dropped where the drafter has no room for them; and, with the
-/// drafter's whole memory, where too many wait and drafting has not paid for long. At width 0 no
-/// features are read: once the width is another, drafts begin after what is emitted from then on,
-/// and keep_prefix() gives back what the drafter has not seen of the next prompt, to be read again.
-/// Between two calls one of these holds:
+/// `n_forgotten()` (see Features). At width 0 no features are read: once the width is another,
+/// drafts begin after what is emitted from then on, and keep_prefix() gives back what the drafter
+/// has not seen of the next prompt, to be read again. Between two calls one of these holds:
 ///
 ///   read      n_past == tokens.size(). If logits_live(), the logits after the last token are at
 ///             hand and the next step samples from them; else it takes the last token as anchor.
@@ -66,10 +64,12 @@ class Session {
   /// Called between two chunks of a long read; what it throws ends the read.
   using Progress = std::function<void()>;
 
-  /// Both models must outlive the session. Without a drafter it decodes plainly. `stop` ends its
-  /// work; one of its own without.
-  Session(Verifier& verifier, Drafter* drafter, SessionOptions options,
+  /// The pair must outlive the session. Without a drafter it decodes plainly. `stop` ends its work;
+  /// one of its own without.
+  Session(Pair& pair, SessionOptions options,
           std::shared_ptr<Stop> stop = std::make_shared<Stop>());
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   /// Makes the timeline exactly `prompt`: keeps the common prefix, reads the rest.
   void sync(const std::vector<Token>& prompt, const Progress& progress = {});
@@ -112,11 +112,11 @@ class Session {
   /// Measures what decodes cost by width, on a session that has read nothing yet; takes about so
   /// long. Without it costs are learned as widths are tried.
   void calibrate(double seconds);
-  /// What is known of costs and acceptance; nothing without a drafter.
-  const Controller* controller() const { return controller_ ? &*controller_ : nullptr; }
-  Controller* controller() { return controller_ ? &*controller_ : nullptr; }
-  /// Goes on with what was known earlier.
-  void restore(Controller known);
+  /// What is known of costs and acceptance; null without a drafter.
+  const Controller* controller() const { return drafting_.controller(); }
+  Controller* controller() { return drafting_.controller(); }
+  /// Goes on with what was known earlier, and nothing else: Costs::restore(), Chances::restore().
+  void restore(const std::vector<KnownCosts>& costs, const std::vector<double>& accepted);
   /// Which widths are exact. Where no others are verified, prompts are read as plain decoding reads
   /// them: nothing is read again that it would not read again, and in the same pieces.
   void set_exact(const ExactWidths& exact);
@@ -130,36 +130,28 @@ class Session {
   void cancel() { stop_->request(); }
   /// Statistics of an answer begin here, and what was cancelled before does not reach it.
   void start_answer() {
-    last_ = Stats{};
-    emission_ = {};
-    n_withheld_ = 0;
+    account_.start_answer();
     stop_->clear();
   }
 
   const std::vector<Token>& tokens() const { return tokens_; }
   int32_t n_past() const { return n_past_; }
-  int32_t n_features() const { return n_features_; }
+  int32_t n_features() const { return features_.end(); }
   /// Positions at the beginning that the drafter knows nothing of any more.
-  int32_t n_forgotten() const { return n_forgotten_; }
+  int32_t n_forgotten() const { return features_.n_forgotten(); }
   /// Positions up to which the drafter has taken features in.
-  int32_t n_injected() const { return drafter_ == nullptr ? 0 : n_features_ - n_waiting(); }
+  int32_t n_injected() const { return features_.n_injected(); }
   bool logits_live() const { return logits_live_; }
   bool anchored() const { return static_cast<int32_t>(tokens_.size()) == n_past_ + 1; }
   /// Whether the drafter lacks features of tokens that the verifier holds: steps are plain then.
-  bool features_missing() const { return drafter_ != nullptr && n_features_ < n_past_; }
+  bool features_missing() const { return features_.missing(n_past_); }
   const SessionOptions& options() const { return options_; }
   void set_width(int32_t width) { options_.width = width; }
-  const Draft& draft() const { return draft_; }
-  const Stats& last_stats() const { return last_; }
-  const Stats& total_stats() const { return total_; }
+  const Draft& draft() const { return drafting_.draft(); }
+  const Stats& last_stats() const { return account_.last(); }
+  const Stats& total_stats() const { return account_.total(); }
 
  private:
-  /// Of one decode of each model.
-  struct Seconds {
-    double verify = 0;
-    double draft = 0;
-  };
-
   /// Positions that were decoded at once.
   struct Piece {
     int32_t begin = 0;
@@ -167,7 +159,6 @@ class Session {
   };
 
   StepResult first_step(Sampler& sampler);
-  Seconds time_decode(int32_t width, std::minstd_rand& random);
   void anchor_last();
   int32_t kept_by_plain(int32_t keep, bool is_whole) const;
   void adopt(const std::vector<Token>& tokens, int32_t n_agreed);
@@ -175,66 +166,52 @@ class Session {
   bool wants_features() const;
   void decode(const Token* tokens, int32_t n, Rows rows);
   void take_features(int32_t n);
-  int32_t n_unneeded(int32_t n) const;
-  void free_waiting();
-  void inject_waiting();
-  void catch_up();
-  void fit_drafter();
-  void forget(int32_t n);
-  bool idle() const;
-  int32_t n_waiting() const;
-  int32_t most_waiting() const;
-  void keep_features(int32_t n);
-  int32_t room(std::optional<int32_t> max_tokens) const;
-  Plan make_plan(int32_t n_room, const Sampler* sampler);
-  void copy_draft(int32_t n);
-  void cut_to_exact();
-  void make_draft(const std::optional<std::vector<Token>>& given, int32_t room, Sampler* sampler);
+  StepStart step_start(std::optional<int32_t> max_tokens) const;
   void decode_block();
   void check_emitted(const std::vector<Token>& emitted) const;
-  void count_idle(int32_t n_emitted);
   void drop_rejected(int32_t n_kept);
   void end_step();
+  void text_changed();
   void trim_memories();
-  void trim_drafter();
   template <class Work>
   void guarded(Work work);
   void go_back();
   Finish finish_after(Token token) const;
 
+  Pair& pair_;
   Verifier& verifier_;
-  Drafter* drafter_;
   SessionOptions options_;
+  std::shared_ptr<Stop> stop_;
+  Account account_;
+  Features features_;
+  Drafting drafting_;
+
   std::vector<Token> tokens_;
   int32_t n_past_ = 0;
-  int32_t n_features_ = 0;
-  int32_t n_forgotten_ = 0;
-  static constexpr int32_t kNowhere = std::numeric_limits<int32_t>::max();
-  int32_t untold_from_ = kNowhere;  // position from which on width 0 told the drafter nothing
-  int32_t n_expected_ = 0;          // tokens of the prompt that is being read
-  Piece last_read_;                 // what was read last, while all of it is held
-  int32_t tokens_idle_ = 0;         // emitted since a block was drafted that promised to pay
-  bool tapped_ = false;             // the last decode gave features
+  int32_t n_expected_ = 0;  // tokens of the prompt that is being read
+  Piece last_read_;         // what was read last, while all of it is held
   bool logits_live_ = false;
   bool proposed_ = false;
   // The memories hold, or may hold, more than the timeline: at first what others left there.
   bool ahead_ = true;
-  Draft draft_;
-  Plan plan_;  // of the step at work
-  Lookup lookup_;
-  Draft drafted_;             // the same before it was cut to what is verified
-  bool measured_ = false;     // the step is one that the controller learns from
-  double draft_seconds_ = 0;  // of the step at work
+  // Of the step at work:
+  std::vector<Token> block_;  // anchor and draft, as they are decoded
   double verify_seconds_ = 0;
-  std::vector<Token> block_;    // anchor and draft, as they are decoded
-  std::vector<float> waiting_;  // features that the drafter has not taken in, rows of n_features
-  std::optional<Controller> controller_;
-  ExactWidths exact_;
-  std::shared_ptr<Stop> stop_;
-  Stats last_;
-  Stats total_;
-  Emission emission_;  // of the last step
-  int32_t n_withheld_ = 0;
 };
+
+// What a failed call may have left in the memories past the timeline goes.
+template <class Work>
+void Session::guarded(Work work) {
+  try {
+    work();
+  } catch (const Cancelled&) {
+    stop_->clear();  // it is told once
+    go_back();
+    throw;
+  } catch (...) {
+    go_back();
+    throw;
+  }
+}
 
 }  // namespace dflash

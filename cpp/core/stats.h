@@ -96,4 +96,54 @@ class Stopwatch {
   Clock::time_point start_ = Clock::now();
 };
 
+/// What a session counts: in the answer at work and in all of them, which differ in where they
+/// began only.
+class Account {
+ public:
+  const Stats& last() const { return last_; }
+  const Stats& total() const { return total_; }
+
+  /// Counts the seconds of the watch's life.
+  Stopwatch watch(double Stats::* seconds) { return {last_.*seconds, total_.*seconds}; }
+
+  void start_answer() {
+    last_ = Stats{};
+    emission_ = {};
+    n_withheld_ = 0;
+  }
+  void count_prompt(int32_t n_read) {
+    for (Stats* stats : {&last_, &total_}) stats->n_prompt += n_read;
+  }
+  /// A token that was sampled from the logits of a prompt.
+  void count_first() {
+    emission_ = {1, 0, false};
+    n_withheld_ = 0;
+    for (Stats* stats : {&last_, &total_}) stats->count_tokens(emission_, 0, 1);
+  }
+  void count_step(int32_t block, int32_t drafted, int32_t accepted, int32_t emitted) {
+    emission_ = {emitted, accepted, true};
+    n_withheld_ = 0;
+    for (Stats* stats : {&last_, &total_}) {
+      stats->count_step(block, drafted, accepted, emitted);
+    }
+  }
+
+  /// Tokens that the last step emitted.
+  int32_t n_emitted() const { return emission_.n_tokens; }
+  /// Of these the last `n` are not handed out, or not yet; without a word all of them are.
+  void withhold(int32_t n) {
+    const int32_t n_emitted = emission_.n_tokens;
+    for (Stats* stats : {&last_, &total_}) {
+      stats->count_tokens(emission_, n_emitted - n_withheld_, n_emitted - n);
+    }
+    n_withheld_ = n;
+  }
+
+ private:
+  Stats last_;
+  Stats total_;
+  Emission emission_;  // of the last step
+  int32_t n_withheld_ = 0;
+};
+
 }  // namespace dflash

@@ -14,7 +14,8 @@ Reading read_text(LlamaVerifier& verifier, const Token* tokens, int32_t n, int32
   reading.ids.resize(static_cast<size_t>(n) * best);
   reading.log_probs.resize(static_cast<size_t>(n) * best);
   verifier.trim(0);
-  const int32_t chunk = std::min(verifier.n_batch(), verifier.max_rows());
+  const int32_t chunk =
+      k > 0 ? std::min(verifier.n_batch(), verifier.max_rows()) : verifier.n_batch();
   for (int32_t first = 0; first < n; first += chunk) {
     const int32_t count = std::min(chunk, n - first);
     verifier.decode(tokens + first, count, first, k > 0 ? Rows::all : Rows::last);

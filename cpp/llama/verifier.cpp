@@ -6,12 +6,32 @@
 
 #include "core/errors.h"
 #include "llama/backend.h"
+#include "llama/layer_inputs.h"
+#include "llama/layer_outputs.h"
 
 namespace dflash {
 
 namespace {
 
 constexpr int32_t kMostUncut = 64;  // rows of a decode that a recurrent verifier ends in any case
+
+std::unique_ptr<Tap> tap_of(llama_context* context, const VerifierOptions& options,
+                            int32_t n_embd) {
+  const auto& layers = options.feature_layers;
+  if (options.watch == nullptr) return std::make_unique<LayerInputs>(context, layers);
+  return std::make_unique<LayerOutputs>(*options.watch, options.node, layers, n_embd);
+}
+
+/// What a tap sees of a decode.
+struct Tapped {
+  Tapped(Tap& tap, int32_t n_rows) : tap_(tap) { tap_.begin(n_rows); }
+  ~Tapped() { tap_.end(); }
+  Tapped(const Tapped&) = delete;
+  Tapped& operator=(const Tapped&) = delete;
+
+ private:
+  Tap& tap_;
+};
 
 }  // namespace
 
@@ -34,23 +54,26 @@ LlamaVerifier::LlamaVerifier(llama_context* context, VerifierOptions options)
   if (options_.max_rows < 1 || options_.max_rows > n_batch_) {
     throw std::invalid_argument("max_rows must be between 1 and n_batch");
   }
-  const int32_t n_layer = api().llama_model_n_layer(model);
-  for (const int32_t layer : options_.feature_layers) {
-    // llama.cpp asserts on a layer that is not there.
-    if (layer < 0 || layer > n_layer) {
-      throw std::invalid_argument("feature layer " + std::to_string(layer) +
-                                  " is not among the verifier's " + std::to_string(n_layer));
-    }
-  }
+  check_layers(api().llama_model_n_layer(model));
+  tap_ = tap_of(context, options_, n_embd_);
   tap(true);
 }
 
-// libllama reserves its graphs anew after each of these calls, switched or not.
+// llama.cpp asserts on a layer that is not there.
+void LlamaVerifier::check_layers(int32_t n_layer) const {
+  const bool native = options_.watch == nullptr;
+  const int32_t first = native ? 0 : 1, last = native ? n_layer : n_layer - 1;
+  for (const int32_t layer : options_.feature_layers) {
+    if (layer >= first && layer <= last) continue;
+    throw std::invalid_argument("feature layer " + std::to_string(layer) +
+                                " is not among the verifier's " + std::to_string(n_layer) +
+                                (native ? "" : ": layers 1 to " + std::to_string(last)));
+  }
+}
+
 void LlamaVerifier::tap(bool on) {
   if (tapped_ == on) return;
-  for (const int32_t layer : options_.feature_layers) {
-    api().llama_set_embeddings_layer_inp(context_, static_cast<uint32_t>(layer), on);
-  }
+  tap_->set(on);
   tapped_ = on;
 }
 
@@ -65,6 +88,7 @@ void LlamaVerifier::decode(const Token* tokens, int32_t n, int32_t pos, Rows row
   const llama_batch batch = batch_.tokens(tokens, n, pos, rows == Rows::all, true);
   listen(n);
   const int code = timed(backend_seconds_, [&] {
+    const Tapped tapped(*tap_, n);
     const int result = api().llama_decode(context_, batch);
     // llama_decode may return while the device still works: reading a row waits for it.
     if (result == 0) api().llama_get_logits_ith(context_, -1);
@@ -93,10 +117,7 @@ void LlamaVerifier::features(int32_t first, int32_t n, float* out) {
   const auto width = static_cast<size_t>(n_embd_);
   const auto stride = static_cast<size_t>(n_features());
   for (size_t k = 0; k < options_.feature_layers.size(); ++k) {
-    const auto layer = static_cast<uint32_t>(options_.feature_layers[k]);
-    const float* rows = timed(
-        backend_seconds_, [&] { return api().llama_get_embeddings_layer_inp(context_, layer); });
-    if (rows == nullptr) throw BackendError("libllama gave no input of a feature layer");
+    const float* rows = timed(backend_seconds_, [&] { return tap_->rows(k); });
     for (int32_t i = 0; i < n; ++i) {
       std::memcpy(out + static_cast<size_t>(i) * stride + k * width,
                   rows + static_cast<size_t>(first + i) * width, width * sizeof(float));

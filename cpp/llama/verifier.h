@@ -1,11 +1,15 @@
 #pragma once
 
 #include <limits>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "core/models.h"
 #include "llama/api.h"
 #include "llama/batch.h"
+#include "llama/node_watch.h"
+#include "llama/tap.h"
 
 namespace dflash {
 
@@ -16,12 +20,17 @@ struct VerifierOptions {
   std::vector<int32_t> feature_layers;
   /// The sequence of the context that the session owns.
   int32_t sequence = 0;
+  /// Of the callback tap: the context's cb_eval, and how its graph names the outputs of layers.
+  /// Without it features come by the native tap.
+  NodeWatch* watch = nullptr;
+  std::string node;
 };
 
-/// A llama_context as a verifier. Features come by the native tap: the layer inputs of libllama.
+/// A llama_context as a verifier.
 class LlamaVerifier : public Verifier {
  public:
-  /// `context` must outlive the verifier, and its architecture's graph must fill layer inputs.
+  /// `context` and the watch must outlive the verifier. Without a watch its architecture's graph
+  /// must fill layer inputs.
   LlamaVerifier(llama_context* context, VerifierOptions options);
 
   int32_t n_ctx() const override { return n_ctx_; }
@@ -51,6 +60,7 @@ class LlamaVerifier : public Verifier {
  private:
   static constexpr int32_t kNoSnapshot = std::numeric_limits<int32_t>::max();
 
+  void check_layers(int32_t n_layer) const;
   void check_tokens(const Token* tokens, int32_t n) const;
   void listen(int32_t n_rows) const;
   void failed(int code);
@@ -59,6 +69,7 @@ class LlamaVerifier : public Verifier {
   llama_memory_i* memory_;
   const llama_vocab* vocab_;
   VerifierOptions options_;
+  std::unique_ptr<Tap> tap_;
   Batch batch_;
   int32_t n_ctx_;
   int32_t n_batch_;

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .measures import percentile
+import numpy as np
+
 from .report import Document
 from .tables import mode_name
 
@@ -156,5 +157,5 @@ def _half_width(values: list[float], middle: float) -> float:
     """Of the interval that the median lies in: McGill's notch, or the whole range of a few."""
     if len(values) < _FEW:
         return max(abs(value - middle) for value in values)
-    quartiles = percentile(values, 0.75) - percentile(values, 0.25)
-    return 1.57 * quartiles / math.sqrt(len(values))
+    low, high = np.quantile(values, (0.25, 0.75)).tolist()
+    return float(1.57 * (high - low) / math.sqrt(len(values)))

@@ -5,12 +5,13 @@ The definitions are those of ``docs/analysis.md``.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+
+import numpy as np
 
 from dflash_local.widths import shares
 
@@ -30,27 +31,13 @@ class Spread:
     n: int
 
 
-def percentile(values: Iterable[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of the values lie, interpolated linearly.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    ordered = sorted(values)
-    if not ordered:
-        raise ValueError("a percentile needs at least one value")
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
-
-
 def spread(values: Iterable[float]) -> Spread | None:
     """Median and quartiles; None of nothing."""
     known = list(values)
     if not known:
         return None
-    return Spread(median(known), percentile(known, 0.25), percentile(known, 0.75), len(known))
+    low, middle, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
+    return Spread(middle, low, high, len(known))
 
 
 # ---- acceptance ----------------------------------------------------------------------------

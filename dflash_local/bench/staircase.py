@@ -27,14 +27,12 @@ class Staircase:
         plain: one token of stock ``llama_cpp.Llama.generate``.
         verify: [w]: one decode of an anchor and w drafts; [0] is a single token.
         draft: [w]: one block of the drafter that gives w drafts; [0] is 0.
-        n_rounds: measurements behind each median.
     """
 
     n_context: int
     plain: float
     verify: list[float]
     draft: list[float]
-    n_rounds: int
 
 
 def measure_staircase(plain: llama_cpp.Llama, llm: Llama, context: list[int]) -> Staircase:
@@ -69,7 +67,6 @@ def measure_staircase(plain: llama_cpp.Llama, llm: Llama, context: list[int]) ->
         plain=median(tokens),
         verify=[median(values) for values in verify],
         draft=[median(values) for values in draft],
-        n_rounds=len(verify[0]),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .measures import (
     Spread,
     acceptance_length,
@@ -18,7 +20,6 @@ from .measures import (
     part_medians,
     part_seconds,
     per_position,
-    percentile,
     score,
     speed_up_total,
     speed_ups,
@@ -109,8 +110,8 @@ def summarize(
         speed_up_least=None if least is None else least[1],
         speed_up_total=speed_up_total(among, mode) if speculative else None,
         first_token=spread(answer.times[0] for answer in own),
-        per_token_p50=percentile(gaps, 0.5) if gaps else None,
-        per_token_p95=percentile(gaps, 0.95) if gaps else None,
+        per_token_p50=float(np.quantile(gaps, 0.5)) if gaps else None,
+        per_token_p95=float(np.quantile(gaps, 0.95)) if gaps else None,
         answer=spread(answer.times[-1] for answer in own),
         identical=identical_share(among, mode) if speculative and greedy else None,
         exact=exact_share(steps, exact_widths),

@@ -14,12 +14,13 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from dflash_local import observing
 from dflash_local._api import _core
 from dflash_local.drafter import address
 from dflash_local.errors import BackendError, ModelError
 from dflash_local.gguf_header import GGUFHeader
 from dflash_local.llama_log import captured_log
-from dflash_local.pairing import LAYER_INPUT_ARCHITECTURES
+from dflash_local.taps import TAPS, Tap, why_none
 
 _MAX_ROWS = 512  # rows of logits at once: 100 MB with a vocabulary of 50,000
 
@@ -48,7 +49,7 @@ class Capturer:
         n_ctx: tokens of the longest text.
 
     Raises:
-        ModelError: its graph gives no layer inputs.
+        ModelError: there is no tap for its architecture.
         BackendError: libllama cannot load it.
     """
 
@@ -61,19 +62,25 @@ class Capturer:
         n_threads: int,
         n_gpu_layers: int = 0,
     ) -> None:
-        check_layer_inputs(verifier)
+        tap = checked_tap(verifier)
+        watch = observing.watch_for(tap)
         with captured_log(), contextlib.ExitStack() as stack:
             model = load_model(verifier, n_gpu_layers)
             stack.callback(llama_cpp.llama_model_free, model)
             params = context_params(n_threads)
             params.n_ctx = n_ctx
             params.n_batch = params.n_ubatch = min(_MAX_ROWS, n_ctx)
+            observing.observe(params, watch)
             context = llama_cpp.llama_init_from_model(model, params)
             if context is None:
                 raise BackendError(f"{verifier}: libllama could not make a context")
             stack.callback(llama_cpp.llama_free, context)
             verifier_ = _core.Verifier(
-                address(context), max_rows=params.n_batch, feature_layers=list(target_layers)
+                address(context),
+                max_rows=params.n_batch,
+                feature_layers=list(target_layers),
+                watch=watch,
+                node=tap.node or "",
             )
             self._stack = stack.pop_all()
         self.n_features = verifier_.n_features  # floats in a row of features
@@ -111,14 +118,16 @@ class Capturer:
         self.close()
 
 
-def check_layer_inputs(verifier: Path) -> None:
-    """Raises ModelError where libllama cannot draft for a verifier."""
-    architecture = GGUFHeader(verifier).get("general.architecture")
-    if architecture not in LAYER_INPUT_ARCHITECTURES:
-        raise ModelError(
-            f"{verifier}: libllama gives no layer inputs for architecture {architecture!r}, so "
-            "no drafter can be trained for it"
-        )
+def checked_tap(verifier: Path) -> Tap:
+    """How libllama gives a verifier's features.
+
+    Raises:
+        ModelError: it does not.
+    """
+    architecture = str(GGUFHeader(verifier).get("general.architecture"))
+    if architecture not in TAPS:
+        raise ModelError(f"{verifier}: {why_none(architecture)}")
+    return TAPS[architecture]
 
 
 def context_params(n_threads: int) -> llama_cpp.llama_context_params:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dflash_local.errors import ModelError
 
-from .capture import check_layer_inputs
+from .capture import checked_tap
 from .hf_capture import HfCapturer
 from .hf_files import folder_fingerprint, name_of
 from .hf_generate import HfAnswerer
@@ -36,7 +36,7 @@ class HfVerifier:
         self._files = HfModel(folder)
         self.weights = HfWeights(self._files)
         if gguf is not None:
-            check_layer_inputs(gguf)
+            checked_tap(gguf)
             _check_same(gguf, VerifierFile(gguf).sizes, self.weights.sizes)
 
     @cached_property

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-// Tests without a framework: TEST(name) { CHECK(...); } and one main() that runs them all.
+// Tests without a framework: TEST(name) { CHECK(...); } and one main() that runs them all. doctest
+// comes with Linux distributions only, and the tests build wherever there is pip and a compiler.
 
 namespace checks {
 

@@ -8,7 +8,7 @@ namespace dflash::traces {
 
 namespace {
 
-constexpr int32_t kFew = 8;  // as in core/session.cpp
+constexpr int32_t kFew = 8;  // as in core/features.cpp
 
 Seconds of(std::vector<double> milliseconds) {
   return [=](int32_t width) { return milliseconds.at(static_cast<size_t>(width)) * 1e-3; };
@@ -67,7 +67,7 @@ Strategy adaptive(Controller& controller) {
           [&](int32_t n_rows) { return controller.costs().catch_up(n_rows); }};
 }
 
-// As make_plan(), make_draft(), decode_block() and commit() of core/session.cpp.
+// As Drafting::make(), and decode_block() and commit() of core/session.cpp.
 Outcome replay(const Text& text, Span span, const Pair& pair, Machine& machine,
                const Strategy& strategy, const std::function<void(double)>& before_step) {
   Outcome outcome;

@@ -51,9 +51,9 @@ struct Rig {
       : verifier(law, calls, options.verifier),
         drafter(law, calls, options.block_size, options.right),
         sampler(verifier, calls, options.noise),
-        session(verifier, options.has_drafter ? &drafter : nullptr,
-                {options.width, static_cast<size_t>(options.most_waiting) *
-                                    FakeVerifier::kFeatures * sizeof(float)}),
+        pair(verifier, options.has_drafter ? &drafter : nullptr),
+        session(pair, {options.width, static_cast<size_t>(options.most_waiting) *
+                                          FakeVerifier::kFeatures * sizeof(float)}),
         n_ctx(options.verifier.n_ctx),
         has_drafter(options.has_drafter) {
     drafter.n_ctx_wanted = options.drafter_ctx;
@@ -116,6 +116,7 @@ struct Rig {
   FakeVerifier verifier;
   FakeDrafter drafter;
   FakeSampler sampler;
+  Pair pair;
   Session session;
   int32_t n_ctx;
   bool has_drafter;

@@ -154,7 +154,8 @@ void poisoned(const World& world, uint64_t seed, Costs& costs) {
 
 /// What an earlier session in the same world has kept.
 void kept_before(const World& world, uint64_t seed, Costs& costs) {
-  Controller earlier(world.pair.widest);
+  Terms terms(world.pair.widest);
+  Controller earlier(terms);
   calibrated(world, seed, earlier.costs());
   run(world, seed + 1000, {600}, earlier);
   costs.restore(earlier.costs().all_known());

@@ -150,7 +150,8 @@ TEST(where_short_blocks_are_worse_it_drafts_long_ones_and_verifies_less) {
 }
 
 TEST(it_verifies_what_its_drafter_is_sure_of) {
-  Controller controller(4);
+  Terms terms(4);
+  Controller controller(terms);
   for (int32_t round = 0; round < 3; ++round) {
     for (int32_t width = 0; width <= 4; ++width) {
       controller.costs().verified(width, 1.0 + 0.2 * width);
@@ -167,7 +168,8 @@ TEST(it_verifies_what_its_drafter_is_sure_of) {
 // The end of a short answer, of which few tokens are left.
 TEST(little_room_says_nothing_of_what_drafts_are_worth_where_there_is_more) {
   const auto choices = [](int32_t room) {
-    Controller controller(kWidest);
+    Terms terms(kWidest);
+    Controller controller(terms);
     const Pair& pair = kPairs[2];
     for (int32_t width = 0; width <= kWidest; ++width) {
       controller.costs().verified(width, pair.verify({width}));
@@ -188,7 +190,8 @@ TEST(little_room_says_nothing_of_what_drafts_are_worth_where_there_is_more) {
 // A machine that was busy when it was measured, or a file of an earlier time.
 TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
   const World good = world(kPairs[2], 0.85);
-  Controller controller(kWidest);
+  Terms terms(kWidest);
+  Controller controller(terms);
   std::vector<double> verify(kWidest + 1, 0.4);
   std::vector<double> draft(kWidest + 1, 0.01);
   const std::vector<double> sure(kWidest + 1, 0.02);
@@ -201,7 +204,8 @@ TEST(costs_that_were_taken_to_be_too_high_are_seen_through) {
 
 TEST(a_plain_step_that_was_taken_to_be_dear_is_measured_again) {
   const World hopeless = world(kPairs[0], 0.05);
-  Controller controller(kWidest);
+  Terms terms(kWidest);
+  Controller controller(terms);
   const std::vector<double> verify(kWidest + 1, 0.1);
   const std::vector<double> draft(kWidest + 1, 0.001);
   const std::vector<double> sure(kWidest + 1, 0.02);
@@ -236,7 +240,8 @@ TEST(a_text_that_repeats_itself_is_copied_and_one_that_does_not_is_not) {
     for (Token& token : truth) token = static_cast<Token>(random() % 50);
     for (size_t k = 100; repeats && k < truth.size(); ++k) truth[k] = truth[k % 100];
     const Unforeseen text(truth, 0);
-    Controller controller(kWidest);
+    Terms terms(kWidest);
+    Controller controller(terms);
     const auto outcome_of = [&](const Strategy& strategy) {
       Machine machine(1, Noise{0});
       return replay(text, {text.end()}, kPairs[0], machine, strategy);

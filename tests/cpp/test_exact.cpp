@@ -165,7 +165,7 @@ constexpr int32_t kAnywhere = std::numeric_limits<int32_t>::max();
 constexpr double kPlain = 1e-2;
 
 /// Three drafts cost little more than a plain step, four cost `four`, all others far more.
-Pair three_or_four(double four) {
+traces::Pair three_or_four(double four) {
   const auto verify = [=](int32_t width) {
     return width == 0 ? kPlain : width == 3 ? 1.15 * kPlain : width == 4 ? four : 5 * kPlain;
   };
@@ -184,12 +184,13 @@ struct Verified {
 };
 
 /// A text of which nine drafts of ten are right, by a machine whose costs are known.
-Verified verified(const Pair& pair, const ExactWidths& exact, int64_t n_context = 0) {
+Verified verified(const traces::Pair& pair, const ExactWidths& exact, int64_t n_context = 0) {
   World world = {"", pair, [](int64_t) { return 0.9; }};
   world.n_context = n_context;
-  Controller controller(kWidest);
+  Terms terms(kWidest);
+  Controller controller(terms);
   calibrated(world, 1, controller.costs());
-  controller.set_exact(exact);
+  terms.exact = exact;
   Strategy strategy = adaptive(controller);
   Verified found;
   const auto stepped = strategy.stepped;
@@ -202,15 +203,16 @@ Verified verified(const Pair& pair, const ExactWidths& exact, int64_t n_context 
 }
 
 /// What is verified of a block by a controller that knows these costs well.
-int32_t chosen(const Pair& pair, const ExactWidths& exact) {
-  Controller controller(kWidest);
+int32_t chosen(const traces::Pair& pair, const ExactWidths& exact) {
+  Terms terms(kWidest);
+  Controller controller(terms);
   for (int32_t round = 0; round < 20; ++round) {
     for (int32_t width = 0; width <= kWidest; ++width) {
       controller.costs().verified(width, pair.verify({width}));
       if (width > 0) controller.costs().drafted(width, pair.draft(width));
     }
   }
-  controller.set_exact(exact);
+  terms.exact = exact;
   const Draft draft = {Tokens(kWidest, 1), std::vector<float>(kWidest, 0.9F)};
   return controller.choose_verify(draft, kWidest).width;
 }
@@ -229,7 +231,7 @@ const std::vector<int32_t> kOdd = {1, 3, 5, 7};
 }  // namespace
 
 TEST(only_exact_widths_are_verified_where_no_others_are_wanted) {
-  for (const Pair& pair : traces::pairs()) {
+  for (const traces::Pair& pair : traces::pairs()) {
     for (const std::vector<int32_t>& widths : {kEven, kOdd, {3}, {7}, {}}) {
       const Verified found = verified(pair, ExactWidths(widths, kAnywhere, true));
       std::vector<int32_t> with_plain = widths;
@@ -240,7 +242,7 @@ TEST(only_exact_widths_are_verified_where_no_others_are_wanted) {
 }
 
 TEST(among_them_the_best_are_chosen) {
-  for (const Pair& pair : traces::pairs()) {
+  for (const traces::Pair& pair : traces::pairs()) {
     const Verified all = verified(pair, ExactWidths());
     const Verified found = verified(pair, ExactWidths({1, 2, 3, 4, 5, 6, 7}, kAnywhere, true));
     CHECK_EQUAL(found.steps, all.steps);
@@ -270,7 +272,7 @@ TEST(widths_that_are_much_better_are_verified_all_the_same) {
 }
 
 TEST(where_none_is_exact_none_is_preferred) {
-  for (const Pair& pair : traces::pairs()) {
+  for (const traces::Pair& pair : traces::pairs()) {
     const Verified all = verified(pair, ExactWidths());
     CHECK_EQUAL(verified(pair, ExactWidths({}, kAnywhere, false)).steps, all.steps);
   }

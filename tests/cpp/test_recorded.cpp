@@ -15,7 +15,8 @@ const std::vector<std::string> kFiles = {"general-chat.txt", "python-classes.txt
 /// In a session of n tokens or a little more, with a new controller.
 double seconds_a_token(const Recording& recording, const Pair& pair, int64_t n, int32_t width,
                        uint64_t seed) {
-  Controller controller(kWidest);
+  Terms terms(kWidest);
+  Controller controller(terms);
   Machine machine(seed);
   calibrate(pair, machine, controller.costs());
   const Strategy strategy = width == kAdaptive ? adaptive(controller) : fixed(width);

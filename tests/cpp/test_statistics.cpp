@@ -1,4 +1,4 @@
-// Statistics, what a calibration takes, and the drafter's memory saved and restored.
+// Statistics, what a calibration takes, and a pair that does not fit.
 
 #include <chrono>
 #include <thread>
@@ -180,86 +180,8 @@ TEST(a_machine_that_is_slow_is_not_measured_for_long) {
   CHECK_EQUAL(rig.verifier.memory().size(), 0U);
 }
 
-// ---- saved and restored --------------------------------------------------------------------
-
-TEST(a_restored_chat_keeps_drafting) {
-  Rig first;
-  first.session.sync(prompt(20));
-  first.answer(15);
-  const Tokens held = head(first.session.tokens(), static_cast<size_t>(first.session.n_past()));
-  const std::string state = first.session.save_drafter();
-
-  Rig second;
-  second.session.sync(prompt(6, 5));
-  second.verifier.write(held);
-  second.session.align(held);
-  CHECK(second.session.features_missing());
-  second.session.load_drafter(state, first.session.n_features());
-  second.check_agreement();
-  CHECK(!second.session.features_missing());
-  const Tokens text = second.answer(20);
-  CHECK_EQUAL(text, second.expected(held, text.size()));
-  CHECK(second.drafter.n_drafts > 0);
-}
-
-TEST(a_part_of_a_saved_memory_can_be_made_valid) {
-  Rig rig;
-  rig.session.sync(prompt(20));
-  const std::string state = rig.session.save_drafter();
-  rig.session.load_drafter(state, 8);
-  CHECK_EQUAL(rig.session.n_features(), 8);
-  rig.check_agreement();
-  const Tokens text = rig.answer(10);
-  CHECK_EQUAL(text, rig.expected(prompt(20), text.size()));
-}
-
-TEST(a_state_of_more_positions_than_the_timeline_is_refused) {
-  Rig rig;
-  rig.session.sync(prompt(20));
-  const std::string state = rig.session.save_drafter();
-  rig.session.rewind(10);
-  CHECK_THROWS(std::invalid_argument, rig.session.load_drafter(state, 11));
-  CHECK_THROWS(std::invalid_argument, rig.session.load_drafter(state, -1));
-  CHECK_EQUAL(rig.session.n_features(), 10);
-  rig.check_agreement();
-}
-
-TEST(a_state_that_cannot_be_loaded_leaves_plain_decoding) {
-  Rig rig;
-  rig.session.sync(prompt(20));
-  CHECK_THROWS(std::runtime_error, rig.session.load_drafter("garbage", 20));
-  rig.check_agreement();
-  CHECK(rig.session.features_missing());
-  const Tokens text = rig.answer(10);
-  CHECK_EQUAL(text, rig.expected(prompt(20), text.size()));
-  CHECK_EQUAL(rig.drafter.n_drafts, 0);
-}
-
-TEST(saving_does_not_end_a_proposed_step) {
-  Rig rig;
-  rig.session.sync(prompt(20));
-  rig.session.step(rig.sampler);
-  const Tokens draft = rig.session.propose().tokens;
-  const std::string state = rig.session.save_drafter();
-  rig.session.commit(head(draft, 1));
-  rig.check_agreement();
-  rig.session.rewind(20);
-  rig.session.load_drafter(state, 20);
-  rig.check_agreement();
-}
-
-TEST(without_a_drafter_there_is_nothing_to_save) {
-  RigOptions options;
-  options.has_drafter = false;
-  Rig rig(options);
-  rig.session.sync(prompt(20));
-  CHECK(rig.session.save_drafter().empty());
-  rig.session.load_drafter("anything", 20);
-  CHECK_EQUAL(rig.session.n_features(), 0);
-}
-
 TEST(a_drafter_that_wants_other_features_is_refused) {
   Rig rig;
   rig.drafter.n_features_wanted = FakeVerifier::kFeatures + 1;
-  CHECK_THROWS(std::invalid_argument, Session(rig.verifier, &rig.drafter, {}));
+  CHECK_THROWS(std::invalid_argument, Pair(rig.verifier, &rig.drafter));
 }

@@ -92,7 +92,8 @@ void from_nothing(const World& /*world*/, uint64_t /*seed*/, Costs& /*costs*/) {
 double seconds_a_token(const World& world, uint64_t seed, Span span, int32_t width,
                        const Begin& begin) {
   if (width != kAdaptive) return run(world, seed, span, fixed(width)).seconds_a_token();
-  Controller controller(world.pair.widest);
+  Terms terms(world.pair.widest);
+  Controller controller(terms);
   begin(world, seed, controller.costs());
   return run(world, seed, span, controller).seconds_a_token();
 }
