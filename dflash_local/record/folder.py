@@ -17,6 +17,9 @@ _SEGMENTS = 16  # files that share them; the oldest is deleted as a whole
 _README = "README"
 _MARK = "dflash-local record"
 _ANSWERS = re.compile(r"answers-(\d{8})\.jsonl")
+_OURS = re.compile(
+    r"\.?README|answers-\d{8}\.jsonl$|models$|\.at-work$"
+)  # in a folder that is being made
 _TEXT = """{mark}
 
 This folder holds answers of language models, and what they were asked. A program was told to keep
@@ -58,7 +61,8 @@ class RecordFolder:
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(self.path.iterdir()) and not is_record(self.path):
+        # Another process may be making it as well.
+        if any(not _OURS.match(file.name) for file in self.path.iterdir()):
             raise ValueError(
                 f"{self.path} holds other files: answers are recorded in a new folder, an empty "
                 "one, or one that holds a record already"
