@@ -1,5 +1,5 @@
 # Thin over run.py, which works without make (and is what Windows users call).
-# make chat ARGS="-p hello"      make test ARGS="tests/test_rows.py"
+# make chat ARGS="-p hello"      make test ARGS="tests/train/test_rows.py"
 # make demo ARGS="-p 'Write a Python class named Clock.'"
 # make bench ARGS="--verifier V.gguf --drafter D.gguf"
 # make newest                     test with the newest llama-cpp-python and gguf there are

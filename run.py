@@ -288,7 +288,7 @@ def bench(arguments: list[str]) -> int:
     The report goes to ``build/bench``, the medians to this machine's files under
     ``benchmarks/results``.
     """
-    from dflash_local.openmp import spin_briefly
+    from dflash_local.machine.openmp import spin_briefly
 
     environment = development_environment()
     environment.prepare()

@@ -5,7 +5,8 @@
 The verifier answers the prompts (as `dflash-local train` takes them by `--prompts` or `--tokens`),
 reads its answers, and every drafter (a checkpoint in the published layout) drafts at every token of
 them, in torch, blocks of every width. The steps that decoding would have taken follow from that;
-tests/test_train_acceptance.py holds them against the real loop. An n-gram drafter stands beside.
+tests/train/test_train_acceptance.py holds them against the real loop. An n-gram drafter stands
+beside.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
-from dflash_local.layer_ids import layer_inputs
+from dflash_local.files import demo_pair
+from dflash_local.files.layer_ids import layer_inputs
 from dflash_local.rows.reader import read_rows
 from dflash_local.train import ngram
 from dflash_local.train.acceptance import Ints, blocks_of, counts_of_model
@@ -30,10 +31,10 @@ from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import Capturer
 from dflash_local.train.checkpoint import load_weights
 from dflash_local.train.conversations import Conversation, read_conversations
-from dflash_local.train.gguf_template import Template
 from dflash_local.train.model import Drafter, Vocabulary, drafter_config
 from dflash_local.train.questions import questions_of, read_prompts
-from dflash_local.train.verifier_file import VerifierFile
+from dflash_local.train.verifiers.gguf_template import Template
+from dflash_local.train.verifiers.verifier_file import VerifierFile
 
 _AT_ONCE = 32
 _MAX_LENGTH = 1024

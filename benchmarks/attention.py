@@ -22,9 +22,9 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.files import demo_pair
 
 KV = {
     "f16": llama_cpp.GGML_TYPE_F16,

@@ -24,9 +24,9 @@ import llama_cpp
 from busy.load import StrangersWork, busy_processes
 from busy.settings import MORE, SETTINGS, Answerer, Setting
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, positive
+from dflash_local.files import demo_pair
 
 _DRAFTERS = Path(__file__).resolve().parents[1] / "drafters"
 _DRAFTER = _DRAFTERS / "smollm2-135m-python-classes" / "drafter.gguf"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, positive
-from dflash_local.openmp import spin_briefly
+from dflash_local.machine.openmp import spin_briefly
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "drafters" / "workloads"))
 
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> int:
     from conditions.condition import CONDITIONS
     from conditions.report import default_setup, run
 
-    from dflash_local.busy import BusyWatch
+    from dflash_local.machine.busy import BusyWatch
 
     setup = default_setup(arguments.widths, arguments.threads, arguments.max_tokens)
     asked = list(islice(python_classes(), _SEEN, _SEEN + arguments.prompts))

@@ -30,12 +30,13 @@ from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from rich.console import Console
 from rich.progress import track
 
-from dflash_local import DFlashError, Llama, demo_pair
+from dflash_local import DFlashError, Llama
 from dflash_local.bench.asking import ask
 from dflash_local.bench.measures import acceptance_length, part_medians
 from dflash_local.bench.record import Step
 from dflash_local.bench.rendering import render
 from dflash_local.bench.suite import SUITES, Prompt, first_of_each, load_prompts
+from dflash_local.files import demo_pair
 
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "drafters" / "smollm2-135m-dflash"
 

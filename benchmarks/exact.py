@@ -21,9 +21,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import demo_pair
 from dflash_local.cli.numbers import natural, positive
-from dflash_local.requantize import requantize
+from dflash_local.files import demo_pair
+from dflash_local.files.requantize import requantize
 
 Floats = npt.NDArray[np.float32]
 

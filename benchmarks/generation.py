@@ -19,14 +19,14 @@ import llama_cpp
 from rich.console import Console
 from rich.table import Table
 
-from dflash_local import demo_pair
 from dflash_local.bench.suite import SUITES, load_prompts
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
+from dflash_local.files import demo_pair
 from dflash_local.llama_log import captured_log
 from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import context_params, load_model
-from dflash_local.train.gguf_template import Template
+from dflash_local.train.verifiers.gguf_template import Template
 
 _MAX_TOKENS = 96
 _ANSWERS_A_SLOT = 3

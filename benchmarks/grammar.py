@@ -22,10 +22,11 @@ from statistics import median
 import llama_cpp
 from llama_cpp.llama_grammar import JSON_GBNF, LlamaGrammar
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
-from dflash_local.train.gguf_template import Template
+from dflash_local.files import demo_pair
+from dflash_local.train.verifiers.gguf_template import Template
 
 PROMPTS = (
     "Describe Anna, who is 13, tall and kind, as JSON with the keys name, age and tags.",

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import non_negative, positive
-from dflash_local.drafter_file import read_drafter
+from dflash_local.files import demo_pair
+from dflash_local.files.drafter_file import read_drafter
 from dflash_local.learn import LearnOptions, learn
 from dflash_local.record.folder import LEARNED
 from dflash_local.train import Progress

@@ -25,10 +25,11 @@ from unittest import mock
 import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.bench.places import PLACES, Place
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import non_negative, positive
+from dflash_local.files import demo_pair
 
 STORIES = (
     "Once upon a time there was a small village by the sea. One morning, the fishermen saw",

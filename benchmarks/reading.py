@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from statistics import median
 
-from dflash_local import demo_pair
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import positive
-from dflash_local.layer_ids import layer_inputs
+from dflash_local.files import demo_pair
+from dflash_local.files.layer_ids import layer_inputs
 from dflash_local.train.capture import Capturer
 from dflash_local.train.conversations import read_conversations
 from dflash_local.train.readings import TOP_K
 from dflash_local.train.shape import default_target_layers
-from dflash_local.train.verifier_file import VerifierFile
+from dflash_local.train.verifiers.verifier_file import VerifierFile
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -14,9 +14,10 @@ import statistics
 from itertools import islice
 from pathlib import Path
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.bench.suite import SUITES, load_prompts
-from dflash_local.train.gguf_template import Template
+from dflash_local.files import demo_pair
+from dflash_local.train.verifiers.gguf_template import Template
 
 SAMPLING = ("exact", "rejection")
 

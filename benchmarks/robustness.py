@@ -23,10 +23,11 @@ from robustness.children import Outcome, run
 from robustness.setup import Setup, hybrid_file, verifiers
 from robustness.tally import lines, zeros
 
-from dflash_local import ModelError, demo_pair
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local import ModelError
+from dflash_local.files import demo_pair
+from dflash_local.files.gguf_header import GGUFHeader
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from random_hybrid import write_lfm2
 

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.numbers import natural, non_negative, positive
-from dflash_local.openmp import spin_briefly
-from dflash_local.other_work import OtherWork
+from dflash_local.machine.openmp import spin_briefly
+from dflash_local.machine.other_work import OtherWork
 
 if TYPE_CHECKING:
     import llama_cpp
@@ -128,8 +128,8 @@ class Engines:
         import llama_cpp
 
         from dflash_local import Llama
-        from dflash_local.parent import construct
-        from dflash_local.placement import verifier_devices
+        from dflash_local.runtime.parent import construct
+        from dflash_local.runtime.placement import verifier_devices
 
         common = {"n_ctx": args.n_ctx, "n_threads": args.threads, "verbose": False}
         common["n_threads_batch"] = args.threads
@@ -166,7 +166,7 @@ class Engines:
 
 def measure(args: argparse.Namespace, prompts: list[list[int]]) -> Iterator[dict[str, Any]]:
     """A row for each delay and path."""
-    from dflash_local.rpc import relayed
+    from dflash_local.machine.rpc import relayed
 
     for milliseconds in args.delays:
         there_and_back = round_trip(milliseconds)
@@ -204,8 +204,8 @@ def main(args: argparse.Namespace) -> int:
     """Returns the exit status."""
     spin_briefly()  # before libllama is loaded
 
-    from dflash_local import demo_pair
-    from dflash_local.train.gguf_template import Template
+    from dflash_local.files import demo_pair
+    from dflash_local.train.verifiers.gguf_template import Template
 
     args.verifier = args.verifier or demo_pair.verifier()
     template = Template(args.verifier)

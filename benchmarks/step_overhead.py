@@ -17,7 +17,8 @@ from collections import defaultdict
 import llama_cpp
 from llama_cpp._internals import LlamaSampler
 
-from dflash_local import Finish, Llama, Session, demo_pair
+from dflash_local import Finish, Llama, Session
+from dflash_local.files import demo_pair
 
 PROMPT = (
     "<|im_start|>user\nExplain what photosynthesis is, and why it matters.<|im_end|>\n"

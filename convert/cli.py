@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dflash_local.openmp import spin_briefly
+from dflash_local.machine.openmp import spin_briefly
 
 # A source that is called like a verb is reached as ./show
 VERBS = ("show", "check", "compare", "migrate", "count")

@@ -8,7 +8,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
 
 from .layouts.drafter import DrafterConfig
 from .layouts.rope import frequency_factors

@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 
-from dflash_local.key_table import ARCHITECTURE
+from dflash_local.files.key_table import ARCHITECTURE
 
 from .provenance import provenance_keys
 from .reading.model_card import model_card

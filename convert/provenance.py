@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 
-from dflash_local.model_header import TEMPLATE_KEY
+from dflash_local.files.model_header import TEMPLATE_KEY
 
 from .reading.source import Source
 from .verifiers.verifier import Verifier

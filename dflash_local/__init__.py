@@ -9,9 +9,9 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from ._core import Draft, Finish, Session, Stats, StepResult
     from .errors import BackendError, Cancelled, ContextError, DFlashError, ModelError
-    from .llama import Llama
-    from .state import LlamaState
-    from .stats import SessionStats
+    from .runtime.llama import Llama
+    from .runtime.state import LlamaState
+    from .runtime.stats import SessionStats
 
 __version__ = "0.1.0"
 
@@ -35,9 +35,9 @@ __all__ = [
 _MODULES = {
     "_core": ("Draft", "Finish", "Session", "Stats", "StepResult"),
     "errors": ("BackendError", "Cancelled", "ContextError", "DFlashError", "ModelError"),
-    "llama": ("Llama",),
-    "state": ("LlamaState",),
-    "stats": ("SessionStats",),
+    "runtime.llama": ("Llama",),
+    "runtime.state": ("LlamaState",),
+    "runtime.stats": ("SessionStats",),
 }
 # Programs begin without libllama, and can see to Ctrl-C before it is loaded.
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -7,7 +7,8 @@ import sys
 from typing import NoReturn
 
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
-from dflash_local.openmp import spin_briefly
+
+from .machine.openmp import spin_briefly
 
 
 def program() -> NoReturn:

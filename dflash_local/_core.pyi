@@ -286,8 +286,8 @@ class Verifier:
 
     Args:
         context: address of the ``llama_context``, which has to outlive every session on it and
-            whose architecture has to fill layer inputs (see ``dflash_local.taps``), unless there
-            is a watch.
+            whose architecture has to fill layer inputs (see ``dflash_local.files.taps``), unless
+            there is a watch.
         max_rows: rows of logits the context holds: its ``n_outputs_max``, or ``n_batch``.
         feature_layers: GGUF ``dflash.target_layers``, in the drafter's order; [] for no drafter.
         sequence: the sequence of the context that the session owns.

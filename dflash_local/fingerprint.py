@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+
+from .files.gguf_parts import parts_of
 
 _HASHED_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 2048, 1024
@@ -13,15 +16,23 @@ def fingerprint(path: Path) -> str:
     """Tells a model file from its other versions and its fine-tunes: size, head, tail, samples.
 
     Samples lie at equal distances, a 2048th of the file apart: what was trained further shows
-    wherever it is larger than that. A file of many gigabytes takes milliseconds.
+    wherever it is larger than that. A file of many gigabytes takes milliseconds. Of a split model
+    all parts count.
     """
-    digest = hashlib.sha256(release(path).encode())
+    digest = hashlib.sha256()
+    for part in parts_of(path):
+        digest.update(release(part).encode())
+        for sample in _samples(part):
+            digest.update(sample)
+    return digest.hexdigest()[:12]
+
+
+def _samples(path: Path) -> Iterator[bytes]:
     size = path.stat().st_size
     with path.open("rb", buffering=0) as file:
         for sample in range(_SAMPLES):
             file.seek(size * sample // _SAMPLES)
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:12]
+            yield file.read(_SAMPLE_BYTES)
 
 
 def release(path: Path) -> str:

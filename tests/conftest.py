@@ -15,13 +15,13 @@ import pytest
 from rpc_servers import placed, server
 from waiting import PATIENCE
 
-import dflash_local.rpc
-from dflash_local import demo_pair
+import dflash_local.machine.rpc
 from dflash_local.cache_folder import cache_dir
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError
+from dflash_local.files import demo_pair
+from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.requantize import requantize
 from dflash_local.fingerprint import fingerprint
-from dflash_local.requantize import requantize
 
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and one thread everywhere.
@@ -110,7 +110,7 @@ def rpc_server() -> Iterator[str]:
     if not llama_cpp.llama_supports_rpc():
         pytest.skip("this llama-cpp-python was built without RPC")
     with server() as (endpoint, _), ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dflash_local.rpc, "PATIENCE", PATIENCE)
+        patch.setattr(dflash_local.machine.rpc, "PATIENCE", PATIENCE)
         # While a model has a connection, the server is not tried out before others load.
         first = dflash_local.Llama(str(MODELS / "verifier-f32.gguf"), rpc=endpoint, n_threads=1)
         stack.callback(first.close)

@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from dflash_local.openmp import spin_briefly
+from dflash_local.machine.openmp import spin_briefly
 
 if TYPE_CHECKING:
     import llama_cpp
@@ -60,7 +60,7 @@ def main(setup: dict[str, Any]) -> None:
         spin_briefly()
     with ExitStack() as stack:
         if setup["watch"]:
-            from dflash_local.busy import BusyWatch
+            from dflash_local.machine.busy import BusyWatch
 
             stack.enter_context(BusyWatch(setup["threads"]))
         llm = stack.enter_context(closing(load(setup)))

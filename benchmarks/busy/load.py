@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from dflash_local.other_work import OtherWork
+from dflash_local.machine.other_work import OtherWork
 
 _SPIN = "while True: pass"
 

@@ -8,9 +8,10 @@ from statistics import median
 
 import llama_cpp
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.bench.machine import name as machine_name
-from dflash_local.rendering import render_chat
+from dflash_local.files import demo_pair
+from dflash_local.runtime.rendering import render_chat
 
 from .compare import ADAPTIVE, PLAIN, Compared, Setup, compare, fixed
 from .condition import Condition

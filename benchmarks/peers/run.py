@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from dflash_local import demo_pair
 from dflash_local.bench import machine
 from dflash_local.bench.suite import load_prompts
-from dflash_local.drafter_file import DrafterInfo, read_drafter
-from dflash_local.other_work import OtherWork
+from dflash_local.files import demo_pair
+from dflash_local.files.drafter_file import DrafterInfo, read_drafter
+from dflash_local.machine.other_work import OtherWork
 
 from . import summary
 from .answer import ADAPTIVE, EAGLE3, MTP, OURS, STOCK, TORCH, UPSTREAM, Variant

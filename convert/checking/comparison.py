@@ -14,7 +14,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader, TensorInfo
+from dflash_local.files.gguf_header import GGUFHeader, TensorInfo
 
 from ..reading.gguf_tensors import dequantized, row_pieces, stored_rows, tensor_type, type_name
 from ..reading.paths import expanded

@@ -12,9 +12,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import seam
-from dflash_local.layer_ids import layer_inputs
-from dflash_local.llama import Llama
+from dflash_local.files.layer_ids import layer_inputs
+from dflash_local.runtime import seam
+from dflash_local.runtime.llama import Llama
 
 from ..reading.safetensors_file import Float32Array
 from .forward import Drafter

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError, ModelError
-from dflash_local.pairing import pair_problems, pair_warnings
+from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.pairing import pair_problems, pair_warnings
 
 from ..reading.paths import expanded
 from ..verifiers.pair import mask_problems
@@ -118,7 +118,7 @@ def _with_block(report: CheckReport, n_threads: int) -> CheckReport:
 
 def _block(report: CheckReport, n_threads: int) -> str:
     """The text of a block, drafted in libllama."""
-    from dflash_local.llama import Llama
+    from dflash_local.runtime.llama import Llama
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dflash_local.errors import DFlashError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
 
 from ..layouts.names import Match
 from ..reading.gguf_tensors import dequantized, row_pieces, stored_rows, tensor_type, type_name

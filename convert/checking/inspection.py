@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dflash_local.drafter_file import drafter_problems
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.key_table import KEYS
-from dflash_local.layer_ids import published_ids
-from dflash_local.model_header import chat_template
+from dflash_local.files.drafter_file import drafter_problems
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.key_table import KEYS
+from dflash_local.files.layer_ids import published_ids
+from dflash_local.files.model_header import chat_template
 
 from ..migrating.dialects import Drafter, as_upstream, is_drafter
 from ..reading.gguf_tensors import type_name

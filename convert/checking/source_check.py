@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
 
 from ..layouts.drafter import DrafterConfig
 from ..layouts.vocabulary import draft_ids

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.key_table import ARCHITECTURE, FOREIGN_KEYS, KEYS
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.key_table import ARCHITECTURE, FOREIGN_KEYS, KEYS
 
 from ..layouts.drafter import DrafterConfig
 from ..writing.keys import MASK_TOKEN_KEY, drafter_keys

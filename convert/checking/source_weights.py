@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES
 
-from dflash_local.gguf_header import GGUFHeader, TensorInfo
+from dflash_local.files.gguf_header import GGUFHeader, TensorInfo
 
 from ..reading.gguf_tensors import tensor_type, type_name
 from ..reading.safetensors_file import Float32Array

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dflash_local.rope_fields import rope_fields
+from dflash_local.files.rope_fields import rope_fields
 
 from ..reading.fields import Fields
 from ..reading.safetensors_file import Float32Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dflash_local import layer_ids
+from dflash_local.files import layer_ids
 
 from ..reading.fields import Fields
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dflash_local.gguf_header import GGUFHeader, TensorInfo
-from dflash_local.key_table import ARCHITECTURE, KEYS
-from dflash_local.layer_ids import layer_inputs
+from dflash_local.files.gguf_header import GGUFHeader, TensorInfo
+from dflash_local.files.key_table import ARCHITECTURE, KEYS
+from dflash_local.files.layer_ids import layer_inputs
 
 from ..writing.keys import MASK_TOKEN_KEY
 

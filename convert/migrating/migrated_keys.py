@@ -8,8 +8,8 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from dflash_local.key_table import ARCHITECTURE, KEYS, KeyRow
-from dflash_local.layer_ids import layer_inputs, published_ids
+from dflash_local.files.key_table import ARCHITECTURE, KEYS, KeyRow
+from dflash_local.files.layer_ids import layer_inputs, published_ids
 
 from ..layouts.attention import ATTENTION
 from ..reading.fields import FLOAT32_MAX, INT32_MAX

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import DFlashError, ModelError
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.pairing import pair_problems
-from dflash_local.token_lists import TokenList, differences, shown, token_types
+from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.pairing import pair_problems
+from dflash_local.files.token_lists import (
+    TokenList,
+    differences,
+    shown,
+    token_types,
+)
 from dflash_local.whole_files import whole_file
 
 from ..reading.fields import raise_problems

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader, TensorInfo
+from dflash_local.files.gguf_header import GGUFHeader, TensorInfo
 
 from .safetensors_file import Array, Float32Array
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from dflash_local.key_table import ARCHITECTURE
+from dflash_local.files.key_table import ARCHITECTURE
 
 from ..checking.inspection import DrafterFile, inspect
 from .output import PROGRAM, megabytes, print_json, print_table, run

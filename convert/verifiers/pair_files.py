@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.model_header import chat_template
-from dflash_local.pairing import VerifierInfo
-from dflash_local.token_lists import token_types
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.model_header import chat_template
+from dflash_local.files.pairing import VerifierInfo
+from dflash_local.files.token_lists import token_types
 
 from .verifier import Verifier
 

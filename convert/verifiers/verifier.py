@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.gguf_parts import SPLIT_NAME, parts_of
 
 from ..reading.paths import expanded
 
 DRAFTER_ARCHITECTURES = ("dflash", "eagle3")
-SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def read_verifier(path: str | os.PathLike[str]) -> Verifier:
     Raises:
         ModelError: no such file, no GGUF, damaged, or not a language model.
     """
-    files = _parts(expanded(path).absolute())
+    files = parts_of(expanded(path).absolute())
     headers = [GGUFHeader(file) for file in files]
     header = headers[0]
     architecture = _text(header, "general.architecture") or "unknown"
@@ -86,17 +85,6 @@ def is_later_part(path: Path) -> bool:
     """Whether a file name says second or later part of a split GGUF."""
     split = SPLIT_NAME.fullmatch(path.name)
     return split is not None and int(split[2]) > 1
-
-
-def _parts(path: Path) -> list[Path]:
-    split = SPLIT_NAME.fullmatch(path.name)
-    if split is None:
-        return [path]
-    stem, number, count = split.groups()
-    if not 1 <= int(number) <= int(count):
-        raise ModelError(f"{path}: part {number} of {count} does not exist; expected one of them")
-    paths = [path.with_name(f"{stem}-{i:05d}-of-{count}.gguf") for i in range(1, int(count) + 1)]
-    return [paths[0], *(part for part in paths[1:] if part.is_file())]
 
 
 def _check_kind(header: GGUFHeader, architecture: str) -> None:

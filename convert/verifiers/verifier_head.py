@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from gguf import GGMLQuantizationType
 
 from dflash_local.errors import ModelError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.gguf_parts import SPLIT_NAME
 
 from ..reading.gguf_tensors import dequantized, row_pieces, stored_rows
 from ..reading.safetensors_file import Array
 from ..writing.encode import OutType, stored_bytes, stored_type
 from ..writing.writer import OutputTensor
-from .verifier import SPLIT_NAME, Verifier
+from .verifier import Verifier
 
 NAME = "output.weight"
 # What libllama multiplies with beside the weights: the rows alone would be another head.

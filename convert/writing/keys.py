@@ -7,8 +7,8 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from dflash_local.key_table import KEYS
-from dflash_local.layer_ids import layer_inputs
+from dflash_local.files.key_table import KEYS
+from dflash_local.files.layer_ids import layer_inputs
 
 from ..layouts.drafter import DrafterConfig
 

@@ -12,9 +12,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from dflash_local import private_names
-from dflash_local.drafter_file import drafter_problems
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.key_table import ARCHITECTURE
+from dflash_local.files.drafter_file import drafter_problems
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.key_table import ARCHITECTURE
 from dflash_local.whole_files import whole_file
 
 from ..reading.fields import raise_problems

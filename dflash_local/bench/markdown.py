@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..other_work import OtherWork
+from dflash_local.machine.other_work import OtherWork
+
 from . import tables
 from .adaptive import headline
 from .measures import disagree

@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from dflash_local.widths import shares
+from dflash_local.runtime.widths import shares
 
 from .record import PARTS, PLAIN, Answer, Difference, Step
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_local.errors import DFlashError
-from dflash_local.other_work import OtherWork
+from dflash_local.machine.other_work import OtherWork
 
 from .compare import describe
 from .markdown import to_markdown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import llama_cpp
 
-from dflash_local.rendering import faithful_template, text_tokens
+from dflash_local.runtime.rendering import faithful_template, text_tokens
 
 from .suite import Prompt
 

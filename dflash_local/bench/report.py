@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from dflash_local.errors import DFlashError
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.placement import offloaded_layers
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.runtime.placement import offloaded_layers
 
 from . import machine
 from .adaptive import Adaptive, judge

@@ -12,17 +12,17 @@ from typing import Any
 import llama_cpp
 
 from dflash_local import Llama
-from dflash_local.detokenizer import Tokenizer
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError, ContextError, DFlashError, PromptError
-from dflash_local.model_header import usual_context
-from dflash_local.parent import construct, template_errors
-from dflash_local.placement import offloaded_layers, verifier_devices
+from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.model_header import usual_context
+from dflash_local.machine.rpc import relayed
 from dflash_local.record.folder import RecordFolder
 from dflash_local.record.recorder import Recorder
 from dflash_local.record.source import source_of
-from dflash_local.rendering import AS_LLAMA_2, chat_template
-from dflash_local.rpc import relayed
+from dflash_local.runtime.detokenizer import Tokenizer
+from dflash_local.runtime.parent import construct, template_errors
+from dflash_local.runtime.placement import offloaded_layers, verifier_devices
+from dflash_local.runtime.rendering import AS_LLAMA_2, chat_template
 
 from .asking import Asked, ask, is_end
 from .calls import ask_chat

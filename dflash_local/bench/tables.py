@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dflash_local.widths import shares_text
+from dflash_local.runtime.widths import shares_text
 
 from .adaptive import Adaptive
 from .calls import CallCost

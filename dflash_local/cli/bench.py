@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from dflash_local import demo_pair
 from dflash_local.bench.measuring import measure
 from dflash_local.bench.report import read_report
 from dflash_local.bench.results_csv import write_csv
 from dflash_local.bench.runner import BenchOptions
 from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
-from dflash_local.busy import BusyWatch
 from dflash_local.cli.bench_options import Arguments, parse
 from dflash_local.cli.bench_screen import show, shown
 from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError
+from dflash_local.files import demo_pair
+from dflash_local.machine.busy import BusyWatch
 
 
 def main(argv: list[str]) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dflash_local import Llama
-from dflash_local.busy import BusyWatch
 from dflash_local.cli.conversation import Conversation
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import find_pair, load
@@ -26,8 +25,9 @@ from dflash_local.cli.report import (
 )
 from dflash_local.cli.screen import Screen, open_screen
 from dflash_local.errors import DFlashError
-from dflash_local.rendering import AS_LLAMA_2, chat_template
-from dflash_local.rpc import relayed
+from dflash_local.machine.busy import BusyWatch
+from dflash_local.machine.rpc import relayed
+from dflash_local.runtime.rendering import AS_LLAMA_2, chat_template
 
 HELP = (
     "/stats  what the drafts brought so far, and what the widths are chosen by\n"

@@ -10,7 +10,7 @@ import llama_cpp
 
 from dflash_local.cli.options import ChatOptions
 from dflash_local.errors import Cancelled, ContextError
-from dflash_local.rendering import render_chat
+from dflash_local.runtime.rendering import render_chat
 
 Message = dict[str, str]
 

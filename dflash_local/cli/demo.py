@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dflash_local
-from dflash_local import demo_pair
-from dflash_local.busy import BusyWatch
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
 from dflash_local.cli.loading import load
 from dflash_local.cli.numbers import positive
@@ -20,6 +18,8 @@ from dflash_local.cli.race import Runner, Tally, agreement, race
 from dflash_local.cli.race_screen import RaceScreen, open_race_screen, save_picture
 from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError, ModelError
+from dflash_local.files import demo_pair
+from dflash_local.machine.busy import BusyWatch
 
 #: Of the workload, the first ones behind the thousand that its drafter was trained on.
 PROMPTS = (

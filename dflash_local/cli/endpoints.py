@@ -10,7 +10,7 @@ RPC_HELP = "llama.cpp's RPC servers, whose devices get the verifier (see dflash-
 
 def endpoints(text: str) -> tuple[str, ...]:
     """HOST:PORT, or several of them with commas between."""
-    from dflash_local.rpc import checked_endpoints
+    from dflash_local.machine.rpc import checked_endpoints
 
     try:
         return checked_endpoints(text)

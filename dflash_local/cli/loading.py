@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dflash_local import Llama, demo_pair
+from dflash_local import Llama
 from dflash_local.cli.options import ChatOptions
-from dflash_local.model_header import usual_context
-from dflash_local.placement import offloaded_layers
+from dflash_local.files import demo_pair
+from dflash_local.files.model_header import usual_context
 from dflash_local.record.folder import LEARNED
+from dflash_local.runtime.placement import offloaded_layers
 
 Pair = tuple[Path, "Path | None"]
 

@@ -11,8 +11,8 @@ from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
 from dflash_local.cli.recording import RECORD_HELP
-from dflash_local.llama import SAMPLING
-from dflash_local.model_header import DEFAULT_N_CTX
+from dflash_local.files.model_header import DEFAULT_N_CTX
+from dflash_local.runtime.llama import SAMPLING
 
 
 @dataclass(frozen=True)

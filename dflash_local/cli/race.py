@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dflash_local import Finish, Llama, StepResult
 from dflash_local.errors import BackendError
-from dflash_local.rendering import render_chat
+from dflash_local.runtime.rendering import render_chat
 
 
 @dataclass

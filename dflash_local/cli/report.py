@@ -12,9 +12,9 @@ from typing import Any
 
 from dflash_local import Stats
 from dflash_local.cli.conversation import Answer
-from dflash_local.exact import ExactWidths
+from dflash_local.runtime.exact import ExactWidths
+from dflash_local.runtime.widths import choice, shares, shares_text
 from dflash_local.whole_files import write_whole
-from dflash_local.widths import choice, shares, shares_text
 
 PHASES = ("prefill", "inject", "draft", "verify", "sample")
 

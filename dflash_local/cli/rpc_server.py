@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # libllama does not come back to Python
     try:
-        from dflash_local.rpc import serve
+        from dflash_local.machine.rpc import serve
 
         serve(f"{arguments.host}:{arguments.port}", arguments.threads)
     except (DFlashError, ValueError) as error:

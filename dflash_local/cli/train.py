@@ -51,7 +51,7 @@ def _warnings_shown(progress: TrainProgress) -> Iterator[None]:
 
 def _run(step: str | None, options: TrainOptions, progress: TrainProgress, command: str) -> None:
     from dflash_local import train
-    from dflash_local.busy import BusyWatch
+    from dflash_local.machine.busy import BusyWatch
 
     with BusyWatch(options.threads):
         if step in ("prompts", "generate", "fit", "simulate"):

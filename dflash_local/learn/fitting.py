@@ -13,7 +13,7 @@ from dflash_local.train.draft_vocab import proposed_tokens
 from dflash_local.train.finish import GGUF
 from dflash_local.train.from_gguf import checkpoint_of, matrix_type
 from dflash_local.train.loop import FitProgress, Score
-from dflash_local.train.open_verifier import open_verifier
+from dflash_local.train.verifiers.open_verifier import open_verifier
 from dflash_local.train.workspace import Workspace
 
 from .options import LearnOptions

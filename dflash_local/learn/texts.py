@@ -10,7 +10,7 @@ from dflash_local.errors import DFlashError
 from dflash_local.fingerprint import fingerprint
 from dflash_local.record.reading import Record
 from dflash_local.train.conversations import Conversation, cut, dialogue_groups, split
-from dflash_local.train.gguf_template import Template
+from dflash_local.train.verifiers.gguf_template import Template
 
 from .options import LearnOptions
 from .replay import FEWEST

@@ -15,7 +15,7 @@ from .heartbeat import Heartbeat
 from .source import Source
 
 if TYPE_CHECKING:
-    from dflash_local.generation import TokenGenerator
+    from dflash_local.runtime.generation import TokenGenerator
 
 
 class Recorder:

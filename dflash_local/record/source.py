@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dflash_local.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from dflash_local.llama import Llama
+    from dflash_local.runtime.llama import Llama
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 import llama_cpp
 
 from dflash_local._api import _core
-from dflash_local.drafter import address
 from dflash_local.errors import BackendError
 from dflash_local.llama_log import captured_log
+from dflash_local.runtime.drafter import address
 
 from .capture import context_params, load_model
-from .verifier import Progress
+from .verifiers.verifier import Progress
 
 # Decodes between two looks at signals and progress.
 _STEPS = 16

@@ -11,7 +11,7 @@ from .conversations import Conversation, Unanswered
 from .endpoint import Endpoint
 from .options import TrainOptions
 from .progress import Count
-from .verifier import Generator, Verifier
+from .verifiers.verifier import Generator, Verifier
 from .workspace import Prompt, Workspace
 
 _GROUP = 16  # answers of a slot that are made, and kept, together

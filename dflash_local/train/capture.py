@@ -14,13 +14,13 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local import observing
 from dflash_local._api import _core
-from dflash_local.drafter import address
 from dflash_local.errors import BackendError, ModelError
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.taps import TAPS, Tap, why_none
 from dflash_local.llama_log import captured_log
-from dflash_local.taps import TAPS, Tap, why_none
+from dflash_local.runtime import observing
+from dflash_local.runtime.drafter import address
 
 _MAX_ROWS = 512  # rows of logits at once: 100 MB with a vocabulary of 50,000
 

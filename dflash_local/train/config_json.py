@@ -13,7 +13,7 @@ from . import shape
 from .conversations import Conversation
 from .options import TrainOptions
 from .rope import in_one_spelling
-from .verifier import Sizes, Weights
+from .verifiers.verifier import Sizes, Weights
 
 
 def drafter_fields(

@@ -16,7 +16,7 @@ from .conversations import Conversation, Unanswered
 from .options import TrainOptions
 from .progress import Count
 from .questions import as_they_are, dialogue_id, questions_of, read_dialogues, synthesize
-from .verifier import ChatTokenizer, Verifier
+from .verifiers.verifier import ChatTokenizer, Verifier
 from .workspace import Prompt, Workspace
 
 # ---- 1. prompts ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dflash_local.gguf_header import GGUFHeader
+from dflash_local.files.gguf_header import GGUFHeader
 
 from .conversations import Conversation
 

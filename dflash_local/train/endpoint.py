@@ -17,7 +17,7 @@ from typing import Any
 from dflash_local.errors import DFlashError
 
 from .answerer import Question
-from .verifier import ChatTokenizer, Progress
+from .verifiers.verifier import ChatTokenizer, Progress
 
 _SECONDS = 600.0  # for one answer
 #: Seconds before a request is sent again; a server may ask for more of them.

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from dflash_local.drafter_file import DrafterInfo, read_drafter
 from dflash_local.errors import DFlashError
-from dflash_local.gguf_header import GGUFHeader
-from dflash_local.layer_ids import published_ids
+from dflash_local.files.drafter_file import DrafterInfo, read_drafter
+from dflash_local.files.gguf_header import GGUFHeader
+from dflash_local.files.layer_ids import published_ids
 from dflash_local.whole_files import write_whole
 
 from .checkpoint import save_checkpoint
 from .draft_vocab import KEPT_TOKENS, proposed_tokens
 from .shape import config_fields
-from .verifier_file import VerifierFile
+from .verifiers.verifier_file import VerifierFile
 
 _TOP = {"fc": "fc", "hidden_norm": "enc.output_norm", "norm": "output_norm"}
 _LAYER = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dflash_local.errors import DFlashError
-from dflash_local.layer_ids import layer_inputs
+from dflash_local.files.layer_ids import layer_inputs
 
 from .account import Asked
 from .checkpoint import load_weights
@@ -24,7 +24,7 @@ from .options import TrainOptions
 from .processes import Processes
 from .readings import TOP_K, Readings
 from .store import Store
-from .verifier import Verifier
+from .verifiers.verifier import Verifier
 from .warm_start import calibrate, can_warm_start, warm_start
 from .workspace import Workspace
 

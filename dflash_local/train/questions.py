@@ -15,7 +15,7 @@ from .account import Sieve
 from .answerer import Question, Sampling
 from .conversations import Conversation
 from .options import Data
-from .verifier import ChatTokenizer, Generator, Progress
+from .verifiers.verifier import ChatTokenizer, Generator, Progress
 
 _USER_TOKENS = 160  # of a made-up user turn
 _PLAIN = {"role", "content"}

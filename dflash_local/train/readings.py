@@ -10,7 +10,7 @@ import numpy as np
 from .capture import Reading
 from .conversations import Conversation
 from .store import Store
-from .verifier import Reader
+from .verifiers.verifier import Reader
 
 TOP_K = 8  # of the verifier's tokens at each position
 

@@ -15,14 +15,14 @@ from .answers import make_answers
 from .conversations import Conversation
 from .data import make_prompts
 from .loop import Fit, Fitted
-from .open_verifier import open_verifier
 from .options import TrainOptions
 from .prepared import Prepared, prepared
 from .processes import Processes, check_batch_size
 from .progress import Progress
 from .simulation import Simulation
 from .to_gguf import check_draft_vocab
-from .verifier import Verifier
+from .verifiers.open_verifier import open_verifier
+from .verifiers.verifier import Verifier
 from .workspace import Workspace
 
 _SILENT = Progress()

@@ -16,7 +16,7 @@ from .account import lines_of
 from .loop import Fitted
 from .prepared import Prepared
 from .simulation import NOT_TRIED, Simulation
-from .verifier import Identity
+from .verifiers.verifier import Identity
 
 SCHEMA = 1
 _NAMES = {"trained": "this drafter", "untrained": "before training", "ngram": "n-gram"}

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from dflash_local.errors import DFlashError
-from dflash_local.rope_fields import BESIDE, SECTIONS, rope_fields
+from dflash_local.files.rope_fields import BESIDE, SECTIONS, rope_fields
 
 DEFAULT_THETA = 10000.0  # transformers' and llama.cpp's
 _ORIGINAL = "original_max_position_embeddings"

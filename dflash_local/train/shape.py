@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .verifier import Sizes
+from .verifiers.verifier import Sizes
 
 _SMALL = 1024  # hidden size up to which a drafter of five layers costs more than it brings
 

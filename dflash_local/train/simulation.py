@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dflash_local import Llama
-from dflash_local.drafter_file import read_drafter
 from dflash_local.errors import BackendError
+from dflash_local.files.drafter_file import read_drafter
 
 from .capture import Reading
 from .conversations import Conversation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .examples import Batch
 from .model import Drafter, Layer, Vocabulary
-from .verifier import Weights
+from .verifiers.verifier import Weights
 
 _ATTENTION = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
 _MLP = ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")

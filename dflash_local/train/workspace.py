@@ -19,7 +19,7 @@ from dflash_local.whole_files import write_whole
 from .account import Asked
 from .conversations import Conversation, Unanswered, parse, to_line
 from .options import TrainOptions
-from .verifier import Verifier
+from .verifiers.verifier import Verifier
 
 # Options that may change between two runs in one folder.
 _FREE = ("out", "threads", "gpu_layers", "cache_gb", "outtype", "draft_vocab", "force", "gguf")

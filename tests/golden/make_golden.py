@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from golden.manifest import OUT_TYPES, dump, manifest  # noqa: E402
 from layout_files import (  # noqa: E402

@@ -1,0 +1,1 @@
+"""GGUF files: what a drafter's file holds, and whether it fits a verifier's."""

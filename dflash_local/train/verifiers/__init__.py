@@ -1,0 +1,1 @@
+"""Verifiers as training sees them: GGUF files, and models of Hugging Face's."""

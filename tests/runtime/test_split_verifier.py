@@ -1,0 +1,84 @@
+"""A verifier whose GGUF is split into parts is the verifier."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from conftest import MakeLlama
+from exactness import counts, greedy, tiny_prompts
+
+from dflash_local import Llama
+from dflash_local.fingerprint import fingerprint
+from dflash_local.train.capture import Capturer
+from dflash_local.train.verifiers.verifier_file import VerifierFile
+
+TEXT = list(range(5, 45))
+
+
+def split(source: Path, folder: Path, n_tensors: int) -> Path:
+    """Writes the parts of a model, so many tensors each; gives the first."""
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(folder / "v.gguf", architecture, split_max_tensors=n_tensors)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            item = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], item)
+    for tensor in reversed(reader.tensors):  # the embedding comes last
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("v-*.gguf"))[0]
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_verifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of four parts; the embedding is in the last."""
+    first = split(tiny_verifier, tmp_path_factory.mktemp("split"), 10)
+    assert first.name == "v-00001-of-00004.gguf"
+    return first
+
+
+def test_answers_and_acceptance_are_those_of_the_whole_file(
+    parts: Path, tiny_verifier: Path, tiny_drafters: dict[str, Path], make_llama: MakeLlama
+) -> None:
+    found = []
+    for verifier in (tiny_verifier, parts):
+        llm = make_llama(Llama, verifier, drafter=tiny_drafters["dflash-b8"])
+        answers = [greedy(llm, prompt, 40) for prompt in tiny_prompts(llm, 4, seed=6)]
+        found.append((answers, counts(llm)))
+    assert found[0] == found[1]
+
+
+def test_training_reads_the_features_and_weights_of_the_whole_file(
+    parts: Path, tiny_verifier: Path
+) -> None:
+    whole, split_ = VerifierFile(tiny_verifier), VerifierFile(parts)
+    assert split_.sizes == whole.sizes
+    assert np.array_equal(split_.head, whole.head)
+    for layer in range(whole.sizes.n_layer):
+        assert np.array_equal(split_.part(layer, "attn_q"), whole.part(layer, "attn_q"))
+    found = []
+    for verifier in (tiny_verifier, parts):
+        with Capturer(verifier, [1, 3], n_ctx=64, n_threads=1) as capturer:
+            found.append(capturer.read(TEXT, 2))
+    assert np.array_equal(found[0].features, found[1].features)
+    assert np.array_equal(found[0].ids, found[1].ids)
+
+
+def test_what_was_learned_of_it_is_not_taken_for_another_models(
+    parts: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(parts.parent, other)
+    last = other / "v-00004-of-00004.gguf"
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    assert fingerprint(other / parts.name) != fingerprint(parts)
