@@ -9,7 +9,9 @@ from .lazy import lazy_names
 if TYPE_CHECKING:
     from ._core import Draft, Finish, Session, Stats, StepResult
     from .errors import BackendError, Cancelled, ContextError, DFlashError, ModelError
+    from .pairs.finding import Found, NotFound, find_drafter
     from .runtime.llama import Llama
+    from .runtime.loading import load
     from .runtime.state import LlamaState
     from .runtime.stats import SessionStats
 
@@ -22,20 +24,26 @@ __all__ = [
     "DFlashError",
     "Draft",
     "Finish",
+    "Found",
     "Llama",
     "LlamaState",
     "ModelError",
+    "NotFound",
     "Session",
     "SessionStats",
     "Stats",
     "StepResult",
     "__version__",
+    "find_drafter",
+    "load",
 ]
 
 _MODULES = {
     "_core": ("Draft", "Finish", "Session", "Stats", "StepResult"),
     "errors": ("BackendError", "Cancelled", "ContextError", "DFlashError", "ModelError"),
+    "pairs.finding": ("Found", "NotFound", "find_drafter"),
     "runtime.llama": ("Llama",),
+    "runtime.loading": ("load",),
     "runtime.state": ("LlamaState",),
     "runtime.stats": ("SessionStats",),
 }

@@ -49,6 +49,46 @@ def download(repository: str, files: Sequence[str], revision: str | None = None)
         return cached
 
 
+def files(repository: str) -> list[str]:
+    """Names of a repository's files, none of those in folders, in order.
+
+    The hub is asked; without a connection, or offline, it is those that the cache has.
+
+    Raises:
+        ModelError: neither knows the repository; the message says what to do.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(repository)
+    except Exception as error:  # as above
+        folder = snapshots().get(repository)
+        if folder is None:
+            raise ModelError(_unavailable(repository, None, error)) from error
+        names = [path.name for path in folder.iterdir()]
+    return sorted(name for name in names if "/" not in name)
+
+
+def snapshots() -> dict[str, Path]:
+    """The folders of all models in the Hugging Face cache by repository: of each one commit.
+
+    It is the main branch's as it was last asked for, else the one that came last.
+    """
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        found = scan_cache_dir(cache_folder())
+    except (CacheNotFound, ValueError):  # ValueError: something else lies where it should be
+        return {}
+    return {
+        repo.repo_id: (
+            repo.refs.get("main") or max(repo.revisions, key=lambda it: it.last_modified)
+        ).snapshot_path
+        for repo in sorted(found.repos, key=lambda it: it.repo_id)
+        if repo.repo_type == "model" and repo.revisions
+    }
+
+
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
     """The patterns that no file of a folder has."""
     return [pattern for pattern in needed if not any(folder.glob(pattern))]

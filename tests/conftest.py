@@ -20,8 +20,8 @@ from dflash_local.cache_folder import cache_dir
 from dflash_local.errors import DFlashError
 from dflash_local.files import demo_pair
 from dflash_local.files.drafter_file import read_drafter
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.requantize import requantize
-from dflash_local.fingerprint import fingerprint
 
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and one thread everywhere.

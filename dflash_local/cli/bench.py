@@ -11,6 +11,7 @@ from dflash_local.bench.runner import BenchOptions
 from dflash_local.bench.suite import SUITES, first_of_each, load_prompts
 from dflash_local.cli.bench_options import Arguments, parse
 from dflash_local.cli.bench_screen import show, shown
+from dflash_local.cli.loading import find_both
 from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError
 from dflash_local.files import demo_pair
@@ -53,9 +54,10 @@ def _options(arguments: Arguments) -> BenchOptions:
     if (arguments.verifier is None) != (arguments.drafter is None):
         missing = "--drafter" if arguments.drafter is None else "--verifier"
         raise DFlashError(f"{missing} is missing: give both models, or none for the demo pair")
+    verifier, drafter = find_both(arguments.verifier, arguments.drafter, demo_pair.drafter)
     return BenchOptions(
-        verifier=arguments.verifier or demo_pair.verifier(),
-        drafter=arguments.drafter or demo_pair.drafter(),
+        verifier=verifier,
+        drafter=drafter,
         threads=arguments.threads,
         widths=arguments.widths,
         max_tokens=arguments.max_tokens,

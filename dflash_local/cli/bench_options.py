@@ -22,8 +22,8 @@ class Arguments:
     """What the command line says. No verifier: the demo pair."""
 
     out: Path
-    verifier: Path | None = None
-    drafter: Path | None = None
+    verifier: str | None = None
+    drafter: str | None = None
     prompts: Path | None = None
     suite: str = "default"
     per_category: int | None = None
@@ -64,8 +64,10 @@ def parse(argv: list[str]) -> Arguments:
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
-    add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
+    verifier = "the model that answers: a file, owner/repo[:quant], or a name of `models`"
+    add("--verifier", metavar="V.gguf", help=verifier)
+    drafter = 'a DFlash drafter made for it, likewise, or "auto" to find one'
+    add("--drafter", metavar="D.gguf", help=drafter)
     own = (
         'a JSON object a line, with "messages" or "prompt"; "id", "category", "answer" if you like'
     )

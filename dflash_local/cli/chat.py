@@ -65,16 +65,14 @@ def _chat(options: ChatOptions, text: str | None, screen: Screen) -> int:
     with contextlib.ExitStack() as stack:
         with interrupts.held():
             verifier, drafter = find_pair(options)
-            if drafter is None and not options.plain:
-                screen.notice(f"no --drafter was given for {verifier.name}: plain decoding")
-            if text is None:
-                names = f"verifier {verifier.name} · drafter {drafter.name if drafter else 'none'}"
-                screen.dim(names)
             options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
             llm = stack.enter_context(contextlib.closing(load(options, (verifier, drafter))))
+        if text is None:
+            found = llm.drafter_path.name if llm.drafter_path else "none"
+            screen.dim(f"verifier {verifier.name} · drafter {found}")
         if chat_template(llm) is None:
             screen.notice(f"{verifier.name} {AS_LLAMA_2}")
-        setup = Setup(verifier, drafter, _width(llm), options.threads)
+        setup = Setup(verifier, llm.drafter_path, _width(llm), options.threads)
         session = ChatSession(llm, options, setup, screen)
         return session.loop() if text is None else session.turn(text)
 

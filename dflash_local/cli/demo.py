@@ -11,14 +11,13 @@ from pathlib import Path
 
 import dflash_local
 from dflash_local.cli.interrupts import INTERRUPTED, interrupts
-from dflash_local.cli.loading import load
+from dflash_local.cli.loading import find_both, load
 from dflash_local.cli.numbers import positive
 from dflash_local.cli.options import ChatOptions, add_models
 from dflash_local.cli.race import Runner, Tally, agreement, race
 from dflash_local.cli.race_screen import RaceScreen, open_race_screen, save_picture
 from dflash_local.cli.warned import warnings_on_stderr
 from dflash_local.errors import DFlashError, ModelError
-from dflash_local.files import demo_pair
 from dflash_local.machine.busy import BusyWatch
 
 #: Of the workload, the first ones behind the thousand that its drafter was trained on.
@@ -106,8 +105,8 @@ def workload_drafter() -> Path:
 def _demo(options: DemoOptions, screen: RaceScreen) -> None:
     with contextlib.ExitStack() as stack:
         with interrupts.held():
-            verifier = options.models.verifier or demo_pair.verifier()
-            drafter = options.models.drafter or workload_drafter()
+            models = options.models
+            verifier, drafter = find_both(models.verifier, models.drafter, workload_drafter)
             setup = _setup(verifier, drafter, options.models.threads)
             screen.say(setup)
             plain, drafting = (

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dflash_local import Llama
 from dflash_local.cli.options import ChatOptions
 from dflash_local.files import demo_pair
 from dflash_local.files.model_header import usual_context
+from dflash_local.pairs import names
+from dflash_local.pairs.auto import AUTO
 from dflash_local.record.folder import LEARNED
 from dflash_local.runtime.placement import offloaded_layers
 
-Pair = tuple[Path, "Path | None"]
+#: Files to load. The drafter is None for plain decoding, or "auto" for the one that is found.
+Pair = tuple[Path, "Path | str | None"]
 
 
 def find_pair(options: ChatOptions) -> Pair:
@@ -20,16 +24,41 @@ def find_pair(options: ChatOptions) -> Pair:
     What the demo's drafter learned from this record is used in its place.
 
     Raises:
-        ModelError: the demo is wanted and cannot be found or made.
+        ModelError: a name means nothing or cannot be had; or the demo is wanted and cannot be found
+            or made.
     """
-    verifier = options.verifier or demo_pair.verifier()
+    named = options.verifier
+    verifier = demo_pair.verifier() if named is None else names.verifier_file(named)
     if options.plain:
         return verifier, None
-    if options.drafter or options.verifier:
-        return verifier, options.drafter
-    if options.record is not None and (options.record / LEARNED).is_file():
-        return verifier, options.record / LEARNED
-    return verifier, demo_pair.drafter()
+    if options.drafter not in (None, AUTO):
+        return verifier, names.drafter_file(options.drafter, verifier)
+    if named is None:
+        learned = None if options.record is None else options.record / LEARNED
+        found = learned is not None and learned.is_file()
+        return verifier, learned if found else demo_pair.drafter()
+    if names.is_remote(named):
+        names.fetch_for(verifier)
+    return verifier, AUTO
+
+
+def find_both(
+    verifier: str | None, drafter: str | None, of_demo: Callable[[], Path]
+) -> tuple[Path, Path]:
+    """The files of a command that cannot do without a drafter.
+
+    Args:
+        of_demo: gives the drafter for the demo's verifier, where no drafter is named.
+
+    Raises:
+        ModelError: a name means nothing or cannot be had, or "auto" finds no drafter.
+    """
+    file = demo_pair.verifier() if verifier is None else names.verifier_file(verifier)
+    if drafter is None:
+        return file, of_demo()
+    if drafter == AUTO and verifier is not None and names.is_remote(verifier):
+        names.fetch_for(file)
+    return file, names.drafter_file(drafter, file)
 
 
 def load(options: ChatOptions, pair: Pair) -> Llama:

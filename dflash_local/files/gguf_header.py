@@ -48,6 +48,27 @@ class TensorInfo:
         return int(math.prod(self.shape) // items * size)
 
 
+def architecture_of(path: str | os.PathLike[str]) -> str | None:
+    """``general.architecture`` of a GGUF file; None where it has none.
+
+    No more is read than that takes: it is usually the first key.
+
+    Raises:
+        ModelError: the file is missing, or begins like no GGUF file.
+    """
+    data = _map(Path(path))
+    try:
+        cursor = _Cursor(data)
+        for _ in range(_counts(cursor)[1]):
+            name, value = cursor.name(), _value(cursor)
+            if name == "general.architecture":
+                text = _strings(data[value.start : value.end])[0] if value.item == _STRING else b""
+                return text.decode("utf-8", "replace") or None
+    except (ValueError, IndexError, struct.error) as error:
+        raise ModelError(f"{path}: damaged, truncated or no GGUF file ({error})") from None
+    return None
+
+
 class GGUFHeader:
     """Keys and tensor descriptions of a GGUF file.
 

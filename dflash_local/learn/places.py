@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dflash_local
 from dflash_local.errors import DFlashError
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.record.folder import LEARNED
 from dflash_local.record.reading import Record
 from dflash_local.whole_files import whole_file
@@ -37,7 +37,7 @@ class Places:
     @property
     def before(self) -> Path:
         """The drafter that was in use before the last one took its place."""
-        return self.to.with_name(f"{self.to.stem}.before.gguf")
+        return self.to.with_name(f"{self.to.name}.before")  # nobody takes it for a drafter to use
 
 
 def find(options: LearnOptions, record: Record) -> Places:

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.record.folder import write_private
 
 from .replay import ERRORS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_local.errors import DFlashError
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.record.reading import Record
 from dflash_local.train.conversations import Conversation, cut, dialogue_groups, split
 from dflash_local.train.verifiers.gguf_template import Template

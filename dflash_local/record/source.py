@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from dflash_local.runtime.llama import Llama

@@ -10,7 +10,7 @@ from dflash_local._api import _core
 from dflash_local.errors import AllocationError
 from dflash_local.files import pairing
 from dflash_local.files.drafter_file import DrafterInfo
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 
 from . import exact_check, seam
 from .exact import ExactWidths, how_to_reach_further

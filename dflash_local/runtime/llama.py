@@ -14,6 +14,7 @@ from dflash_local._api import _core
 from dflash_local.errors import BackendError
 from dflash_local.files.drafter_file import DrafterInfo, read_drafter
 from dflash_local.machine.rpc import checked_endpoints
+from dflash_local.pairs import auto
 from dflash_local.record.folder import RecordFolder
 from dflash_local.record.recorder import Answer, Recorder
 from dflash_local.record.source import source_of
@@ -28,7 +29,7 @@ from .attach import (
 )
 from .exact import ExactWidths
 from .placement import checked_devices
-from .session_llama import SessionLlama
+from .session_llama import SessionLlama, warn
 from .state import LlamaState
 from .stats import SessionStats
 
@@ -45,7 +46,8 @@ class Llama(SessionLlama):
     Args:
         model_path: the verifier, a GGUF file.
         drafter: a GGUF file of architecture ``dflash``, made for this verifier; None decodes
-            plainly, by the same loop.
+            plainly, by the same loop. "auto": the one that ``find_drafter`` finds on this machine;
+            where there is none, or it does not work, decoding is plain and a warning says why.
         width: drafts a step, at most as many as the drafter gives; 0: plain decoding. None: decided
             step by step, for the most tokens a second. What drafting and verifying cost is measured
             for about half a second when a pair is first loaded, and remembered in the cache folder.
@@ -121,6 +123,9 @@ class Llama(SessionLlama):
             may_switch="flash_attn" not in kwargs,
         )
         self._record = None if record is None else RecordFolder(Path(record))
+        self._auto = drafter == auto.AUTO
+        if self._auto:
+            drafter = auto.drafter_for(model_path, kwargs, warn)
         self.drafter_path = None if drafter is None else Path(drafter)
         # Before the verifier is loaded: a bad file is told at once.
         self._drafter_info = None if drafter is None else _drafter_info(drafter, kwargs)
@@ -130,11 +135,18 @@ class Llama(SessionLlama):
 
     def _new_session(self) -> _core.Session | None:
         if self._drafter_info is not None:
-            self._attached = attach(self, self._drafter_info, self._drafter_options, self._warn)
+            self._attached = self._attach(self._drafter_info)
         if self._attached is None:
             return super()._new_session()
         self._warn_of_width()
         return self._attached.session
+
+    def _attach(self, info: DrafterInfo) -> Attached | None:
+        if not self._auto:
+            return attach(self, info, self._drafter_options, self._warn)
+        with auto.plainly_instead(info.path, self._warn):
+            return attach(self, info, self._drafter_options, self._warn)
+        return None
 
     def _warn_of_width(self) -> None:
         if self._attached and (warning := width_warning(self._attached, self._width)):
@@ -240,8 +252,8 @@ class Llama(SessionLlama):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {
-            "drafter": self.drafter_path,
             "record": None if self._record is None else self._record.path,
+            "drafter": auto.AUTO if self._auto else self.drafter_path,
             "width": self._width,
             "sampling": self._sampling,
             "exact": self._drafter_options.exact,

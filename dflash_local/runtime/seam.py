@@ -18,12 +18,12 @@ import numpy as np
 
 from dflash_local._api import _core, internals
 from dflash_local.errors import AllocationError
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.files.model_header import chat_template
 from dflash_local.files.pairing import DrafterInfo, VerifierInfo
 from dflash_local.files.taps import TAPS, Tap
 from dflash_local.files.token_lists import token_types
-from dflash_local.fingerprint import fingerprint
 from dflash_local.machine.machine_key import gibibytes, machine_key
 from dflash_local.machine.rpc import devices_of
 

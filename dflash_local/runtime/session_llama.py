@@ -384,7 +384,12 @@ class SessionLlama(llama_cpp.Llama):  # type: ignore[misc]
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=_callers_level())
+            warn(message)
+
+
+def warn(message: str) -> None:
+    """Warns, and names the line of the user's that called this package."""
+    warnings.warn(message, RuntimeWarning, stacklevel=_callers_level())
 
 
 def _callers_level() -> int:

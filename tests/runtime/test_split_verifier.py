@@ -12,7 +12,7 @@ from conftest import MakeLlama
 from exactness import counts, greedy, tiny_prompts
 
 from dflash_local import Llama
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.train.capture import Capturer
 from dflash_local.train.verifiers.verifier_file import VerifierFile
 

@@ -24,7 +24,7 @@ from waiting import wait_until  # noqa: E402
 
 from dflash_local import DFlashError, Llama, train  # noqa: E402
 from dflash_local.cli.learn import main  # noqa: E402
-from dflash_local.fingerprint import fingerprint  # noqa: E402
+from dflash_local.files.fingerprint import fingerprint  # noqa: E402
 from dflash_local.learn import LearnOptions, learn, undo  # noqa: E402
 from dflash_local.learn.pace import Pace  # noqa: E402
 from dflash_local.learn.places import Places, put_in_place, swap_back  # noqa: E402
@@ -257,7 +257,7 @@ def test_the_place_is_whole_at_every_moment(tmp_path: Path) -> None:
     over.set()
     reader.join()
     assert seen <= wanted
-    assert {path.name for path in tmp_path.iterdir()} == {"drafter.gguf", "drafter.before.gguf"}
+    assert {path.name for path in tmp_path.iterdir()} == {"drafter.gguf", "drafter.gguf.before"}
 
 
 # ---- politeness --------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.files.model_header import chat_template
-from dflash_local.fingerprint import fingerprint
 from dflash_local.train.answerer import Answerer
 from dflash_local.train.capture import Capturer
 

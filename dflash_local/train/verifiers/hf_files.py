@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dflash_local import hf_hub
 from dflash_local.errors import ModelError
-from dflash_local.fingerprint import fingerprint
+from dflash_local.files.fingerprint import fingerprint
 
 # Model, tokenizer and chat template.
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")

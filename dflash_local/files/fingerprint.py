@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files.gguf_parts import parts_of
+from .gguf_parts import parts_of
 
 _HASHED_BYTES = 1 << 20
 _SAMPLES, _SAMPLE_BYTES = 2048, 1024
