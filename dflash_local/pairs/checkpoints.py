@@ -13,7 +13,7 @@ from dflash_local.convert.layouts.registry import LAYOUTS, detect
 from dflash_local.convert.reading.source import Source, open_source
 from dflash_local.convert.verifiers.pair import pair_problems
 from dflash_local.convert.verifiers.verifier import Verifier
-from dflash_local.fingerprint import release
+from dflash_local.files.fingerprint import release
 
 _ARCHITECTURES = frozenset(name for layout in LAYOUTS for name in layout.architectures)
 _log = logging.getLogger("dflash_local")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dflash_local import hf_hub
 from dflash_local.convert.reading import repository as checkpoint
-from dflash_local.convert.verifiers.verifier import SPLIT_NAME, is_later_part
+from dflash_local.convert.verifiers.verifier import is_later_part
 from dflash_local.errors import ModelError
+from dflash_local.files.gguf_parts import SPLIT_NAME
 
 from .places import SIDECARS
 from .reference import DRAFTER_QUANTS, VERIFIER_QUANTS, Reference, chosen
