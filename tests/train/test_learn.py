@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from waiting import wait_until  # noqa: E402
 
 from dflash_local import DFlashError, Llama, train  # noqa: E402
 from dflash_local.cli.learn import main  # noqa: E402
+from dflash_local.cli.loading import find_pair  # noqa: E402
+from dflash_local.cli.options import parse  # noqa: E402
 from dflash_local.files.fingerprint import fingerprint  # noqa: E402
 from dflash_local.learn import LearnOptions, learn, undo  # noqa: E402
 from dflash_local.learn.pace import Pace  # noqa: E402
@@ -236,6 +239,8 @@ def test_the_demos_drafter_is_left_alone_and_the_learned_one_is_used(tmp_path: P
     assert places.to.read_bytes() == GOOD.read_bytes()
     assert places.before.read_bytes() == packaged.read_bytes()
     assert find(options(folder), read_record(folder)).drafter == places.to, "it goes on from there"
+    if find_spec(demo_pair.PACKAGE) is not None:
+        assert find_pair(parse(["--record", str(folder)]))[1] == places.to, "chat does, too"
     swap_back(places)
     assert places.to.read_bytes() == packaged.read_bytes()
 
