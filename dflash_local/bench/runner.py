@@ -16,6 +16,9 @@ from dflash_local.errors import BackendError, ContextError, DFlashError, PromptE
 from dflash_local.files.drafter_file import read_drafter
 from dflash_local.files.model_header import usual_context
 from dflash_local.machine.rpc import relayed
+from dflash_local.record.folder import RecordFolder
+from dflash_local.record.recorder import Recorder
+from dflash_local.record.source import source_of
 from dflash_local.runtime.detokenizer import Tokenizer
 from dflash_local.runtime.parent import construct, template_errors
 from dflash_local.runtime.placement import offloaded_layers, verifier_devices
@@ -62,6 +65,7 @@ class BenchOptions:
     seed: int = 1
     kv_f32: bool = False
     exact: bool = False  # flash attention; adaptive widths verify only exact ones
+    record: Path | None = None  # a folder in which the answers of one mode are kept
     long_answers: int = 0  # prompts that are answered at length as well, for the speed by place
 
 
@@ -114,10 +118,11 @@ def run_bench(options: BenchOptions, prompts: Sequence[Prompt], progress: Progre
     max_width = read_drafter(options.drafter).max_width
     widths = check_widths(options.widths, max_width)
     n_ctx = options.n_ctx or usual_context(options.verifier)
+    record = None if options.record is None else RecordFolder(options.record)
     run = Run(widths, max_width, n_ctx)
     with ExitStack() as stack:
         options = replace(options, rpc=stack.enter_context(relayed(options.rpc)))
-        bench = _Bench(options, run, _load(options, run, stack))
+        bench = _Bench(options, run, _load(options, run, stack), record)
         bench.measure(prompts, progress)
     return run
 
@@ -239,12 +244,21 @@ def _callable(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 class _Bench:
-    def __init__(self, options: BenchOptions, run: Run, models: dict[str, llama_cpp.Llama]) -> None:
+    def __init__(
+        self,
+        options: BenchOptions,
+        run: Run,
+        models: dict[str, Any],
+        record: RecordFolder | None,
+    ) -> None:
         self._options = options
         self._run = run
         self._models = models
         self._plain = models[PLAIN]
         self._reader = Tokenizer(self._plain)
+        self._recorder = None
+        if record is not None:
+            self._recorder = Recorder(record, source_of(models[run.modes[-1]]), warnings.warn)
 
     def measure(self, prompts: Sequence[Prompt], progress: Progress) -> None:
         rendered = self._render(prompts)
@@ -256,6 +270,7 @@ class _Bench:
         for done, (number, prompt, mode) in enumerate(self._order(prompts)):
             progress(done, total, f"{prompt.id}, {mode_name(mode)}")
             self._run.answers.append(self._answer(number, prompt, mode, rendered[prompt.id]))
+            self._keep(self._run.answers[-1], rendered[prompt.id])
             if prompt.id in called and mode in self._run.main_modes:
                 self._run.chats.append(self._chat(self._run.answers[-1], prompt))
         self._answer_at_length(prompts, rendered, progress)
@@ -304,6 +319,15 @@ class _Bench:
         seed = self._options.seed + number
         asked = self._ask(mode, tokens, self._options.max_tokens, seed=seed)
         return self._record(number, prompt, mode, len(tokens), asked)
+
+    def _keep(self, answer: Answer, prompt: list[int]) -> None:
+        """Records each prompt's answer once; all modes give greedy ones alike."""
+        options = self._options
+        again = answer.round > 0 and options.temperature == 0
+        if self._recorder is not None and answer.mode == self._run.modes[-1] and not again:
+            self._recorder.add(
+                prompt, answer.tokens, ended=answer.ended, settings={"temp": options.temperature}
+            )
 
     def _chat(self, answer: Answer, prompt: Prompt) -> Answer:
         """The same answer through ``create_chat_completion``, right after it."""

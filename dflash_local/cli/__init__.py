@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": ("dflash_local.cli.demo", "see it: plain and drafting, one above the other"),
     "bench": ("dflash_local.cli.bench", "measure a pair: acceptance, speed, latency, quality"),
     "train": ("dflash_local.cli.train", "train a drafter for your own model and prompts"),
+    "learn": ("dflash_local.cli.learn", "make a drafter better by recorded answers (--record)"),
     "models": ("dflash_local.cli.models", "list verifiers and drafters here, and what fits what"),
     "get": ("dflash_local.cli.get", "fetch a verifier and its drafter from the Hugging Face hub"),
     "rpc-server": ("dflash_local.cli.rpc_server", "offer this machine to models on another"),

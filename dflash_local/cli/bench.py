@@ -69,5 +69,6 @@ def _options(arguments: Arguments) -> BenchOptions:
         seed=arguments.seed,
         kv_f32=arguments.kv_f32,
         long_answers=arguments.long_answers,
+        record=arguments.record,
         exact=arguments.exact,
     )

@@ -13,6 +13,7 @@ from dflash_local.bench.suite import SUITES
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
+from dflash_local.cli.recording import RECORD_HELP
 from dflash_local.files.model_header import DEFAULT_N_CTX
 
 
@@ -40,6 +41,7 @@ class Arguments:
     exact: bool = False
     compare: Path | None = None
     csv: Path | None = None
+    record: Path | None = None
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -108,6 +110,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     older = "tell what changed beyond noise against an older report.json"
     add("--compare", type=Path, metavar="OLD.json", help=older)
     add("--csv", type=Path, metavar="DIR", help="keep the medians in this machine's file in DIR")
+    add("--record", type=Path, metavar="FOLDER", help=RECORD_HELP)
 
 
 def _widths(text: str) -> tuple[int | None, ...]:

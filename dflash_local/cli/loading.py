@@ -11,6 +11,7 @@ from dflash_local.files import demo_pair
 from dflash_local.files.model_header import usual_context
 from dflash_local.pairs import names
 from dflash_local.pairs.auto import AUTO
+from dflash_local.record.folder import LEARNED
 from dflash_local.runtime.placement import offloaded_layers
 
 #: Files to load. The drafter is None for plain decoding, or "auto" for the one that is found.
@@ -19,6 +20,8 @@ Pair = tuple[Path, "Path | str | None"]
 
 def find_pair(options: ChatOptions) -> Pair:
     """The verifier and the drafter to load; without ``--verifier`` the demo's.
+
+    What the demo's drafter learned from this record is used in its place.
 
     Raises:
         ModelError: a name means nothing or cannot be had; or the demo is wanted and cannot be found
@@ -31,7 +34,9 @@ def find_pair(options: ChatOptions) -> Pair:
     if options.drafter not in (None, AUTO):
         return verifier, names.drafter_file(options.drafter, verifier)
     if named is None:
-        return verifier, demo_pair.drafter()
+        learned = None if options.record is None else options.record / LEARNED
+        found = learned is not None and learned.is_file()
+        return verifier, learned if found else demo_pair.drafter()
     if names.is_remote(named):
         names.fetch_for(verifier)
     return verifier, AUTO
@@ -75,4 +80,5 @@ def load(options: ChatOptions, pair: Pair) -> Llama:
         n_threads_batch=options.threads,
         n_gpu_layers=offloaded_layers(options.gpu_layers, options.rpc),
         rpc=options.rpc,
+        record=options.record,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from dflash_local.cli.cores import physical_cores
 from dflash_local.cli.endpoints import RPC_HELP, endpoints
 from dflash_local.cli.numbers import natural, non_negative, positive
+from dflash_local.cli.recording import RECORD_HELP
 from dflash_local.files.model_header import DEFAULT_N_CTX
 from dflash_local.runtime.llama import SAMPLING
 
@@ -37,6 +38,7 @@ class ChatOptions:
     # llama_cpp's own default is a constant, with which every run would say the same.
     seed: int = field(default_factory=lambda: random.getrandbits(31))
     stats_json: Path | None = None
+    record: Path | None = None
 
 
 def parse(argv: list[str]) -> ChatOptions:
@@ -100,3 +102,4 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=natural, metavar="N", help="of the sampler (default: another each time)")
     statistics = "write the statistics of the last answer there"
     add("--stats-json", type=Path, metavar="FILE", help=statistics)
+    add("--record", type=Path, metavar="FOLDER", help=RECORD_HELP)

@@ -15,6 +15,9 @@ from dflash_local.errors import BackendError
 from dflash_local.files.drafter_file import DrafterInfo, read_drafter
 from dflash_local.machine.rpc import checked_endpoints
 from dflash_local.pairs import auto
+from dflash_local.record.folder import RecordFolder
+from dflash_local.record.recorder import Answer, Recorder
+from dflash_local.record.source import source_of
 
 from . import generation
 from .attach import (
@@ -70,6 +73,8 @@ class Llama(SessionLlama):
         rpc: endpoints ("192.168.1.7:50052") of llama.cpp's RPC servers, whose devices get the
             verifier's layers before this machine's; all layers, unless ``n_gpu_layers`` says how
             many. For trusted networks alone, see docs/rpc.md.
+        record: a folder, new or of earlier records, in which finished answers are kept as tokens,
+            for `dflash-local learn`; see docs/learning.md. None: nothing is kept.
         turn_timeout: seconds that a call waits while another thread's call or answer is at work;
             None: until it has ended. Threads, cancelling and closing: docs/threads.md.
         verbose: as the parent's, but False by default.
@@ -100,11 +105,13 @@ class Llama(SessionLlama):
         drafter_gpu_layers: int | None = None,
         drafter_devices: Sequence[str] | None = None,
         rpc: Sequence[str] | str | None = None,
+        record: str | os.PathLike[str] | None = None,
         turn_timeout: float | None = None,
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
         self._attached: Attached | None = None
+        self._recorder: Recorder | None = None
         self._watch: _core.NodeWatch | None = None  # of the context's graphs, which it outlives
         self._width = _checked_width(width)
         self.sampling = sampling
@@ -115,6 +122,7 @@ class Llama(SessionLlama):
             exact=exact,
             may_switch="flash_attn" not in kwargs,
         )
+        self._record = None if record is None else RecordFolder(Path(record))
         self._auto = drafter == auto.AUTO
         if self._auto:
             drafter = auto.drafter_for(model_path, kwargs, warn)
@@ -122,6 +130,8 @@ class Llama(SessionLlama):
         # Before the verifier is loaded: a bad file is told at once.
         self._drafter_info = None if drafter is None else _drafter_info(drafter, kwargs)
         super().__init__(model_path, rpc=rpc, turn_timeout=turn_timeout, verbose=verbose, **kwargs)
+        if self._record is not None:
+            self._recorder = Recorder(self._record, source_of(self), self._warn)
 
     def _new_session(self) -> _core.Session | None:
         if self._drafter_info is not None:
@@ -216,6 +226,14 @@ class Llama(SessionLlama):
                 contiguous=not session.features_missing,
             )
 
+    def _new_answer(self) -> Answer | None:
+        # A handler of the user's own may put pictures between the tokens.
+        if self._recorder is None or self.chat_handler is not None:
+            return None
+        return Answer(
+            self._recorder, lambda token: llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
+        )
+
     def _load_drafter(self, state: llama_cpp.LlamaState, session: _core.Session) -> None:
         attached = self._attached
         if attached is None:
@@ -234,6 +252,7 @@ class Llama(SessionLlama):
 
     def __getstate__(self) -> dict[str, Any]:
         own = {
+            "record": None if self._record is None else self._record.path,
             "drafter": auto.AUTO if self._auto else self.drafter_path,
             "width": self._width,
             "sampling": self._sampling,

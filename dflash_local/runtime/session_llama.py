@@ -32,9 +32,12 @@ from .timeline import Timeline
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dflash_local.record.recorder import Answer
+
 _GENERATE = inspect.signature(llama_cpp.Llama.generate)
 _COMPLETE = inspect.signature(llama_cpp.Llama._create_completion)
 _SAMPLING = frozenset(inspect.signature(llama_cpp.Llama._init_sampler).parameters) - {"self"}
+
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -227,6 +230,7 @@ class SessionLlama(llama_cpp.Llama):  # type: ignore[misc]
         with contextlib.closing(super()._create_completion(*args, **kwargs)) as chunks:
             # The parent begins to generate in this thread, before its first chunk.
             self._own.max_tokens = bound.arguments["max_tokens"]
+            answer = self._own.answer = self._new_answer()
             while True:
                 with self._turns.holding():
                     try:
@@ -235,6 +239,9 @@ class SessionLlama(llama_cpp.Llama):  # type: ignore[misc]
                         return
                     finally:
                         self._own.__dict__.pop("max_tokens", None)
+                        self._own.__dict__.pop("answer", None)
+                    if answer is not None and chunk["choices"][0]["finish_reason"] is not None:
+                        answer.finish()
                 yield chunk
 
     @as_in_parent(llama_cpp.Llama._init_sampler)
@@ -253,14 +260,29 @@ class SessionLlama(llama_cpp.Llama):  # type: ignore[misc]
         options = bound.arguments
         timeline = self._timeline
         room = generation.Room(self._own.__dict__.pop("max_tokens", None))
+        completed = "answer" in self._own.__dict__  # by _create_completion, which knows its end
+        answer = self._own.__dict__.pop("answer", None) if completed else self._new_answer()
         with self._turns.answer() as turn:
             with self._turns.alone(turn):
                 sampler = self._init_sampler(**{k: v for k, v in options.items() if k in _SAMPLING})
                 self._sampler = sampler
                 timeline.begin(list(tokens), reset=options["reset"])
+                prompt = [] if answer is None else timeline.tokens.tolist()
             steps = self._steps(address(sampler.sampler), room, options["logits_processor"])
-            criteria = options["stopping_criteria"]
-            yield from generation.tokens_of(timeline, steps, criteria, turn)
+            made = generation.tokens_of(timeline, steps, options["stopping_criteria"], turn)
+            if answer is None:
+                yield from made
+                return
+            answer.begin(prompt, options, _GENERATE)
+            try:
+                yield from answer.watched(made)
+            finally:
+                if not completed and answer.came_to_its_end:
+                    answer.finish()
+
+    def _new_answer(self) -> Answer | None:
+        """One that is to be recorded; None where none is."""
+        return None
 
     def _steps(self, chain: int, room: generation.Room, processors: Any) -> generation.Steps:
         if self._logits_all or processors is not None:

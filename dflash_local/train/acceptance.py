@@ -10,15 +10,12 @@ import numpy.typing as npt
 import torch
 
 from . import ngram
-from .capture import Reading
-from .conversations import Conversation
 from .examples import Batch, make_batch
 from .model import Drafter, Vocabulary
 from .processes import autocast
+from .simulation import Anchored
 
 Ints = npt.NDArray[np.int64]
-#: A text, what the verifier makes of it, and positions of anchors, ascending.
-Anchored = tuple[Conversation, Reading, Sequence[int]]
 
 _AT_ONCE = 64  # blocks: 80 MB of logits with 49,000 tokens and blocks of 8
 _NARROW = 7  # every width up to here is looked at, and every fourth beyond

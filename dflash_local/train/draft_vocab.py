@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from .conversations import Conversation
 #: carry them, where it borrows the verifier's whole head; two thirds of the rows saved no time
 #: (docs/convert.md), one third a tenth of it.
 LARGEST_SHARE = 0.5
+#: A file of a checkpoint's folder: tokens that a GGUF of a drafter that goes on from it must keep.
+KEPT_TOKENS = "kept-tokens.json"
 
 
 def token_counts(texts: Sequence[Conversation], n_vocab: int) -> npt.NDArray[np.int64]:
@@ -44,6 +47,14 @@ def head_size(
         return wanted if wanted < len(counts) else None
     of_texts = len({*np.flatnonzero(counts).tolist(), *ends})
     return None if wanted == "all" or of_texts > LARGEST_SHARE * len(counts) else of_texts
+
+
+def kept_tokens(init: Path | None) -> list[int]:
+    """The tokens that a drafter made from this checkpoint's folder must not lose."""
+    file = None if init is None else init / KEPT_TOKENS
+    if file is None or not file.is_file():
+        return []
+    return [int(token) for token in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def proposed_tokens(drafter: Path) -> list[int] | None:

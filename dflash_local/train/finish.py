@@ -11,7 +11,7 @@ import torch
 
 from dflash_local.errors import DFlashError
 
-from .acceptance import Acceptance, Anchored, of_model, of_ngram, widths_of
+from .acceptance import Acceptance, of_model, of_ngram, widths_of
 from .checkpoint import save_checkpoint
 from .draft_vocab import proposed_tokens
 from .examples import anchors_of
@@ -19,7 +19,7 @@ from .loop import Fitted
 from .model import Vocabulary
 from .prepared import EVALUATED, Prepared
 from .report import write_report
-from .simulation import Simulation, simulate
+from .simulation import Anchored, Simulation, simulate
 from .to_gguf import to_gguf
 from .workspace import Workspace
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from dflash_local.files.drafter_file import read_drafter
 
 from .capture import Reading
 from .conversations import Conversation
+
+#: A text, what the verifier makes of it, and positions of anchors, ascending.
+Anchored = tuple[Conversation, Reading, Sequence[int]]
 
 #: A simulated length is far from the trained estimate beyond this share of it, ...
 TOLERANCE = 0.1
@@ -50,7 +53,7 @@ class Simulation:
 def simulate(
     verifier: Path,
     drafter: Path,
-    texts: Iterable[tuple[Conversation, Reading, Sequence[int]]],
+    texts: Iterable[Anchored],
     *,
     n_ctx: int,
     n_threads: int,
@@ -58,40 +61,68 @@ def simulate(
 ) -> Simulation:
     """Drafts at anchors of texts, and counts what the verifier's own readings would accept.
 
-    Args:
-        texts: each with its reading and the positions of its anchors, ascending.
+    Raises:
+        BackendError: nothing can be drafted for this verifier.
+    """
+    with RealLoop(
+        verifier, drafter, n_ctx=n_ctx, n_threads=n_threads, n_gpu_layers=n_gpu_layers
+    ) as loop:
+        accepted = [n for text in texts for n in loop.accepted(*text)]
+    return _summary(np.array(accepted), loop.width)
+
+
+class RealLoop:
+    """A pair in the loop that will run it, drafting blocks of the drafter's full width.
+
+    Attributes:
+        width: drafts a block.
 
     Raises:
         BackendError: nothing can be drafted for this verifier.
     """
-    accepted: list[int] = []
-    width = read_drafter(drafter).max_width
-    llm = Llama(
-        str(verifier),
-        drafter=str(drafter),
-        width=width,  # of every block: a session alone drafts as many as pay
-        n_ctx=n_ctx,
-        n_threads=n_threads,
-        n_threads_batch=n_threads,
-        n_gpu_layers=n_gpu_layers,
-        verbose=False,
-    )
-    try:
-        session = llm.session
-        if session is None or session.drafter is None:
+
+    def __init__(
+        self, verifier: Path, drafter: Path, *, n_ctx: int, n_threads: int, n_gpu_layers: int = 0
+    ) -> None:
+        self.width = read_drafter(drafter).max_width
+        self._llm = Llama(
+            str(verifier),
+            drafter=str(drafter),
+            width=self.width,  # of every block: a session alone drafts as many as pay
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            n_gpu_layers=n_gpu_layers,
+            verbose=False,
+        )
+        if self._llm.session is None or self._llm.session.drafter is None:
+            self._llm.close()
             raise BackendError(f"{verifier}: nothing can be drafted for it")
-        for text, reading, anchors in texts:
-            for anchor in anchors:
-                session.sync(text.tokens[:anchor])
-                session.anchor(text.tokens[anchor])
-                drafts = session.propose().tokens
-                session.discard()
-                # Judged, as in training, as far as the text goes.
-                end = min(anchor + len(drafts), len(text.tokens) - 1)
-                accepted.append(_prefix(drafts, reading.ids[anchor:end, 0].tolist()))
-    finally:
-        llm.close()
-    return _summary(np.array(accepted), width)
+        self._session = self._llm.session
+
+    def accepted(
+        self, text: Conversation, reading: Reading, anchors: Sequence[int]
+    ) -> Iterator[int]:
+        """Of each block, the drafts that the verifier, being greedy, would keep.
+
+        Args:
+            anchors: positions in the text, ascending.
+        """
+        session = self._session
+        for anchor in anchors:
+            session.sync(text.tokens[:anchor])
+            session.anchor(text.tokens[anchor])
+            drafts = session.propose().tokens
+            session.discard()
+            # Judged, as in training, as far as the text goes.
+            end = min(anchor + len(drafts), len(text.tokens) - 1)
+            yield _prefix(drafts, reading.ids[anchor:end, 0].tolist())
+
+    def __enter__(self) -> RealLoop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._llm.close()
 
 
 def _prefix(drafts: Sequence[int], wanted: Sequence[int]) -> int:

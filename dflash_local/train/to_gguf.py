@@ -10,7 +10,7 @@ from dflash_local.convert.verifiers.tokenizer import Tokenizer
 from dflash_local.convert.vocabularies.frequencies import write_frequencies
 from dflash_local.errors import DFlashError
 
-from .draft_vocab import head_size, token_counts
+from .draft_vocab import head_size, kept_tokens, token_counts
 from .options import TrainOptions
 from .prepared import Prepared
 
@@ -40,6 +40,7 @@ def to_gguf(
     """
     options = ready.options
     counts = token_counts(ready.texts.train, ready.verifier.weights.sizes.n_vocab)
+    counts[kept_tokens(options.shape.init)] += 1
     with Tokenizer(verifier) as tokenizer:
         n_tokens = head_size(options.draft_vocab, counts, tokenizer.end_tokens())
     frequencies = folder / "token-counts.txt"

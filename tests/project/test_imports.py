@@ -85,7 +85,7 @@ GRAPH = {name: list(imports_of(name)) for name in FILES}
 def group(module: str) -> str:
     """ "cli", "bench", "train", "convert", "pairs", or "face" for the modules beside __init__."""
     parts = module.split(".")
-    folders = ("cli", "bench", "train", "convert", "pairs")
+    folders = ("cli", "bench", "train", "learn", "convert", "pairs")
     return parts[1] if len(parts) > 1 and parts[1] in folders else "face"
 
 
@@ -172,9 +172,10 @@ def test_the_folders_of_the_face_know_those_below_them() -> None:
         "files": {"", "files"},
         "rows": {"", "rows", "files"},
         "machine": {"", "machine"},
+        "record": {"", "files", "record"},
         # What finds drafters loads no model, but makes GGUF files.
         "pairs": {"", "files", "convert", "pairs"},
-        "runtime": {"", "files", "rows", "machine", "pairs", "runtime"},
+        "runtime": {"", "files", "rows", "machine", "pairs", "record", "runtime"},
     }
     names = {PACKAGE, f"{PACKAGE}.__main__"}  # what users see of all of it
 
@@ -205,6 +206,15 @@ def test_convert_knows_files_and_pairs_and_few_of_its_modules_libllama() -> None
             return name in with_llama
         own = not is_ours(found.module) or group(found.module) == "convert"
         return own or found.module in ours or folder(found.module) in ("files", "rows")
+
+    assert violations(allowed) == []
+
+
+def test_training_does_not_know_who_learns_by_it() -> None:
+    """``learn`` is built on ``train``, and nothing but the command line on ``learn``."""
+
+    def allowed(name: str, found: Import) -> bool:
+        return group(found.module) != "learn" or group(name) in ("cli", "learn")
 
     assert violations(allowed) == []
 
