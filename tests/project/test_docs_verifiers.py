@@ -20,7 +20,7 @@ def back() -> dict[str, str]:
 def test_the_table_on_the_page_is_that_of_the_code(back: dict[str, str]) -> None:
     assert back
     _, rows, _ = verifiers_page.split(verifiers_page.PAGE.read_text(encoding="utf-8"))
-    assert rows == verifiers_page.table(), "run: python tests/verifiers_page.py"
+    assert rows == verifiers_page.table(), "run: python tests/support/verifiers_page.py"
 
 
 def test_libllama_has_every_architecture_of_the_table_of_taps(back: dict[str, str]) -> None:

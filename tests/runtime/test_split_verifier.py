@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from conftest import MakeLlama
 from exactness import counts, greedy, tiny_prompts
+from gguf_contents import Contents
 
 from dflash_local import Llama
 from dflash_local.files.fingerprint import fingerprint
@@ -19,30 +19,13 @@ from dflash_local.train.verifiers.verifier_file import VerifierFile
 TEXT = list(range(5, 45))
 
 
-def split(source: Path, folder: Path, n_tensors: int) -> Path:
-    """Writes the parts of a model, so many tensors each; gives the first."""
-    reader = gguf.GGUFReader(source)
-    architecture = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(folder / "v.gguf", architecture, split_max_tensors=n_tensors)
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            item = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(name, field.contents(), field.types[0], item)
-    for tensor in reversed(reader.tensors):  # the embedding comes last
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return sorted(folder.glob("v-*.gguf"))[0]
-
-
 @pytest.fixture(scope="module")
 def parts(tiny_verifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first of four parts; the embedding is in the last."""
-    first = split(tiny_verifier, tmp_path_factory.mktemp("split"), 10)
-    assert first.name == "v-00001-of-00004.gguf"
-    return first
+    contents, folder = Contents(tiny_verifier), tmp_path_factory.mktemp("split")
+    contents.tensors = dict(reversed(contents.tensors.items()))
+    contents.write(folder / "v.gguf", part=10)
+    return folder / "v-00001-of-00004.gguf"
 
 
 def test_answers_and_acceptance_are_those_of_the_whole_file(

@@ -36,8 +36,10 @@ class Contents:
         }
         self.tensors[name] = (data, kind[data.dtype.type])
 
-    def write(self, path: Path) -> Path:
-        writer = gguf.GGUFWriter(path, self.keys["general.architecture"])
+    def write(self, path: Path, *, part: int = 0) -> Path:
+        """In parts of so many tensors ("name-00001-of-00004.gguf", ...), or in one file."""
+        architecture = self.keys["general.architecture"]
+        writer = gguf.GGUFWriter(path, architecture, split_max_tensors=part)
         for key, value in self.keys.items():
             if key != "general.architecture":
                 kind, *item = self.types[key]

@@ -1,8 +1,8 @@
 """The table of docs/verifiers.md, made from the table of taps, the tests and libllama.
 
-    python tests/verifiers_page.py
+    python tests/support/verifiers_page.py
 
-writes it anew; tests/test_docs_verifiers.py holds the page against it.
+writes it anew; tests/project/test_docs_verifiers.py holds the page against it.
 """
 
 from __future__ import annotations
