@@ -31,7 +31,7 @@ from dflash_local.train.answerer import Answerer, Question, Sampling
 from dflash_local.train.capture import Capturer
 from dflash_local.train.checkpoint import load_weights
 from dflash_local.train.conversations import Conversation, read_conversations
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config
 from dflash_local.train.questions import questions_of, read_prompts
 from dflash_local.train.verifiers.gguf_template import Template
 from dflash_local.train.verifiers.verifier_file import VerifierFile
@@ -94,7 +94,7 @@ def _of_drafter(
 ) -> dict[int, Ints]:
     """Drafts accepted in each step, by width."""
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = Drafter(drafter_config(fields)).eval()
+    model = DrafterModel(drafter_config(fields)).eval()
     load_weights(model, folder)
     file, draft = VerifierFile(verifier), fields["dflash_config"]
     vocabulary = Vocabulary(

@@ -17,7 +17,7 @@ from dflash_local.runtime import seam
 from dflash_local.runtime.llama import Llama
 
 from ..reading.safetensors_file import Float32Array
-from .forward import Drafter
+from .forward import NumpyDrafter
 from .forward_heads import Prediction, predict
 from .forward_ops import softmax
 from .forward_weights import CannotCheck
@@ -65,7 +65,7 @@ class DraftAgreement:
 
 
 def compare_drafts(
-    reference: Drafter,
+    reference: NumpyDrafter,
     drafter: str | os.PathLike[str],
     verifier: str | os.PathLike[str],
     token_ids: npt.NDArray[np.int64] | None = None,

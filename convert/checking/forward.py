@@ -20,7 +20,7 @@ from .forward_weights import EMBEDDING, Weight
 
 
 @dataclass(frozen=True)
-class Drafter:
+class NumpyDrafter:
     """A drafter to be run on given features.
 
     Attributes:
@@ -69,7 +69,7 @@ class Drafter:
 class _Layer:
     """One decoder layer."""
 
-    drafter: Drafter
+    drafter: NumpyDrafter
     index: int
 
     def run(

@@ -15,11 +15,11 @@ from ..reading.safetensors_file import Float32Array
 from ..reading.source import Source
 from ..verifiers.pair import pair_problems
 from ..verifiers.verifier import Verifier
-from .forward import Drafter
+from .forward import NumpyDrafter
 from .forward_weights import EMBEDDING, CannotCheck, held, source_weight, with_borrowed, with_row
 
 
-def open_drafter(source: Source, verifier: Verifier) -> tuple[Drafter, frozenset[str]]:
+def open_drafter(source: Source, verifier: Verifier) -> tuple[NumpyDrafter, frozenset[str]]:
     """The drafter as it was trained, and the GGUF names of the tensors that are its own.
 
     The other two, embedding and head, it borrows from the verifier.
@@ -39,7 +39,7 @@ def open_drafter(source: Source, verifier: Verifier) -> tuple[Drafter, frozenset
     weights = with_borrowed(own, verifier.files, tied=config.mask_embedding is None)
     if (row := config.mask_embedding) is not None:
         weights[EMBEDDING] = with_row(weights[EMBEDDING], config.mask_token_id, row)
-    return Drafter(config, weights), frozenset(own)
+    return NumpyDrafter(config, weights), frozenset(own)
 
 
 def _refuse_unknown(config: DrafterConfig) -> None:

@@ -18,7 +18,7 @@ from dflash_local.files.key_table import KEYS
 from dflash_local.files.layer_ids import published_ids
 from dflash_local.files.model_header import chat_template
 
-from ..migrating.dialects import Drafter, as_upstream, is_drafter
+from ..migrating.dialects import ForkDrafter, as_upstream, is_drafter
 from ..reading.gguf_tensors import type_name
 from ..reading.paths import expanded
 from ..writing.keys import MASK_TOKEN_KEY
@@ -135,7 +135,7 @@ def inspect(path: str | os.PathLike[str]) -> DrafterFile:
     )
 
 
-def _sizes(drafter: Drafter) -> dict[str, Any]:
+def _sizes(drafter: ForkDrafter) -> dict[str, Any]:
     names = {
         "n_layer": "block_count",
         "n_embd": "embedding_length",
@@ -150,7 +150,7 @@ def _sizes(drafter: Drafter) -> dict[str, Any]:
     return {name: drafter.integer(f"dflash.{key}") for name, key in names.items()}
 
 
-def _attention(drafter: Drafter) -> dict[str, Any]:
+def _attention(drafter: ForkDrafter) -> dict[str, Any]:
     causal = drafter.get("dflash.attention.causal")
     pattern = drafter.get("dflash.attention.sliding_window_pattern")
     slides = enumerate(pattern if isinstance(pattern, list) else [])
@@ -166,7 +166,7 @@ def _attention(drafter: Drafter) -> dict[str, Any]:
     }
 
 
-def _vocabulary(drafter: Drafter) -> dict[str, Any]:
+def _vocabulary(drafter: ForkDrafter) -> dict[str, Any]:
     tokens = drafter.tokens
     mask = drafter.integer(MASK_TOKEN_KEY)
     text = tokens[mask] if mask is not None and 0 <= mask < len(tokens) else None
@@ -180,7 +180,7 @@ def _vocabulary(drafter: Drafter) -> dict[str, Any]:
     }
 
 
-def _heads(drafter: Drafter) -> dict[str, Any]:
+def _heads(drafter: ForkDrafter) -> dict[str, Any]:
     if "markov_w1.weight" not in drafter.tensors:
         kind = "dflash2" if "selector_hidden.weight" in drafter.tensors else "dflash"
         return {"kind": kind, "sample_from_anchor": None, "confidence": None}
@@ -223,7 +223,7 @@ def _tensors(header: GGUFHeader) -> Iterator[TensorSummary]:
         yield TensorSummary(tensor.name, tensor.shape[::-1], type_name(tensor), tensor.n_bytes)
 
 
-def _problems(drafter: Drafter) -> Iterator[str]:
+def _problems(drafter: ForkDrafter) -> Iterator[str]:
     way_out = f"dflash-convert migrate {drafter.header.path} -o NEW.gguf"
     if drafter.is_dated:
         yield f"written before llama.cpp settled the names of keys and tensors: {way_out}"

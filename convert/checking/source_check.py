@@ -15,10 +15,10 @@ from ..reading.source import Source, open_source
 from ..verifiers.pair import uses_mrope
 from ..verifiers.verifier import Verifier, read_verifier
 from .draft_agreement import DraftAgreement, compare_drafts
-from .forward import Drafter
+from .forward import NumpyDrafter
 from .forward_source import open_drafter
 from .forward_weights import EMBEDDING, HEAD
-from .source_keys import key_problems
+from .source_keys import unlike_checkpoint
 from .source_weights import TOKEN_IDS, file_weights, reduced, token_ids
 
 # What libllama's rounding of activations explains: it rounds them as the weights are stored, to
@@ -119,15 +119,17 @@ def _draft_problems(found: DraftAgreement, tolerance: float) -> list[str]:
     return problems
 
 
-def _reference(source: Source, verifier: Verifier, header: GGUFHeader) -> tuple[Drafter, list[str]]:
+def _reference(
+    source: Source, verifier: Verifier, header: GGUFHeader
+) -> tuple[NumpyDrafter, list[str]]:
     """The checkpoint's drafter with the file's rounding, and what the file has wrong."""
     trained, own = open_drafter(source, verifier)
     config = _settled(trained.config, header)
     known = draft_ids(source) if config.n_vocab_draft is not None else None
     expected, problems = reduced(trained.weights, known, header)
-    problems += key_problems(config, header, mrope=uses_mrope(config, verifier))
+    problems += unlike_checkpoint(config, header, mrope=uses_mrope(config, verifier))
     weights, wrong = file_weights(expected, own, header)
-    return Drafter(config, weights), problems + wrong
+    return NumpyDrafter(config, weights), problems + wrong
 
 
 def _settled(config: DrafterConfig, header: GGUFHeader) -> DrafterConfig:

@@ -17,7 +17,7 @@ DEFAULTS = {row.name: row.default for row in _ROWS if row.default is not None}
 IGNORED = frozenset(row.name for row in _ROWS if not row.drafts)
 
 
-def key_problems(config: DrafterConfig, header: GGUFHeader, *, mrope: bool) -> list[str]:
+def unlike_checkpoint(config: DrafterConfig, header: GGUFHeader, *, mrope: bool) -> list[str]:
     """Keys that say something else than the checkpoint's config, one line each."""
     prefix = f"{ARCHITECTURE}."
     expected = {

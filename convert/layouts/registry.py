@@ -66,7 +66,7 @@ LAYOUTS = (
         expected_tensors=muse.expected_tensors,
     ),
 )
-SECTIONS = tuple(layout.section for layout in LAYOUTS if layout.section is not None)
+LAYOUT_SECTIONS = tuple(layout.section for layout in LAYOUTS if layout.section is not None)
 
 
 def detect(source: Source) -> Layout:
@@ -81,7 +81,9 @@ def detect(source: Source) -> Layout:
         raise ModelError(f"{config_path}: cannot be converted. {reason}")
     names = source.config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    section = next((field for field in SECTIONS if source.config.get(field) is not None), None)
+    section = next(
+        (field for field in LAYOUT_SECTIONS if source.config.get(field) is not None), None
+    )
     for layout in LAYOUTS:
         if layout.section == section and name in layout.architectures:
             return layout

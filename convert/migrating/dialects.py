@@ -52,7 +52,7 @@ _UPSTREAM_TENSOR = re.compile(
 
 
 @dataclass(frozen=True)
-class Drafter:
+class ForkDrafter:
     """A drafter's GGUF under upstream's names, whatever its dialect.
 
     Attributes:
@@ -126,13 +126,13 @@ def is_drafter(architecture: object) -> bool:
     )
 
 
-def as_upstream(header: GGUFHeader) -> Drafter:
+def as_upstream(header: GGUFHeader) -> ForkDrafter:
     """Read a drafter's header under upstream's names."""
     architecture = str(header.get("general.architecture"))
     keys: list[str] = []
     tensors: list[str] = []
     problems: list[str] = []
-    drafter = Drafter(
+    drafter = ForkDrafter(
         header,
         architecture,
         _keys(header, architecture, keys, problems),
@@ -207,7 +207,7 @@ def _upstream_tensor(name: str, architecture: str) -> str:
     return _RENAMED_TENSORS.get(name, name)
 
 
-def _contradictions(drafter: Drafter) -> Iterator[str]:
+def _contradictions(drafter: ForkDrafter) -> Iterator[str]:
     yield from _layer_contradictions(drafter)
     values = {
         suffix: drafter.header.get(name)
@@ -230,7 +230,7 @@ def _contradictions(drafter: Drafter) -> Iterator[str]:
         yield "a Laguna drafter: libllama's dflash graph has neither its gates nor its norms"
 
 
-def _layer_contradictions(drafter: Drafter) -> Iterator[str]:
+def _layer_contradictions(drafter: ForkDrafter) -> Iterator[str]:
     published, inputs = (drafter.integers(key) for key in (PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY))
     if published is not None and inputs is not None and tuple(layer_inputs(published)) != inputs:
         yield (

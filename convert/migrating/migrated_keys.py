@@ -15,7 +15,7 @@ from ..layouts.attention import ATTENTION
 from ..reading.fields import FLOAT32_MAX, INT32_MAX
 from ..verifiers.verifier import Verifier
 from ..writing.keys import MASK_TOKEN_KEY, Key, of_table, u32
-from .dialects import PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, Drafter
+from .dialects import PUBLISHED_LAYERS_KEY, TARGET_LAYERS_KEY, ForkDrafter
 
 CAUSAL_KEY = KEYS["attention.causal"].key
 WINDOW_KEY = KEYS["attention.sliding_window"].key
@@ -38,8 +38,8 @@ class Choices:
     attention: str | None = None
 
 
-def drafter_keys(
-    drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
+def migrated_keys_of(
+    drafter: ForkDrafter, choices: Choices, verifier: Verifier | None, problems: list[str]
 ) -> list[Key]:
     """Every ``dflash.*`` key of the new file and its mask token; what is open is a problem."""
     sliding = _sliding_layers(drafter, problems)
@@ -61,7 +61,7 @@ def drafter_keys(
     ]
 
 
-def _typed(name: str, drafter: Drafter, problems: list[str]) -> Key | None:
+def _typed(name: str, drafter: ForkDrafter, problems: list[str]) -> Key | None:
     row = KEYS[name.removeprefix(f"{ARCHITECTURE}.")]
     value = drafter.get(name)
     try:
@@ -107,7 +107,7 @@ _TYPES: dict[GGUFValueType, tuple[Callable[[Any], bool], Callable[[Any], Any]]] 
 
 
 def _causal(
-    drafter: Drafter, sliding: list[bool], choices: Choices, problems: list[str]
+    drafter: ForkDrafter, sliding: list[bool], choices: Choices, problems: list[str]
 ) -> Iterable[Key]:
     stated = drafter.get(CAUSAL_KEY)
     if choices.attention is not None:
@@ -129,7 +129,7 @@ def _causal(
     return []
 
 
-def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
+def _sliding_layers(drafter: ForkDrafter, problems: list[str]) -> list[bool]:
     if not drafter.get(WINDOW_KEY):
         return []
     pattern = drafter.get(PATTERN_KEY)
@@ -143,7 +143,7 @@ def _sliding_layers(drafter: Drafter, problems: list[str]) -> list[bool]:
     return []
 
 
-def _sections(drafter: Drafter, verifier: Verifier | None) -> list[Key]:
+def _sections(drafter: ForkDrafter, verifier: Verifier | None) -> list[Key]:
     if SECTIONS_KEY in drafter.keys or verifier is None or not verifier.mrope:
         return []
     n_embd = drafter.integer("dflash.embedding_length") or 0
@@ -152,7 +152,7 @@ def _sections(drafter: Drafter, verifier: Verifier | None) -> list[Key]:
     return [of_table("rope.dimension_sections", [head_dim // 2, 0, 0, 0])]
 
 
-def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> list[Key]:
+def _target_layers(drafter: ForkDrafter, choices: Choices, problems: list[str]) -> list[Key]:
     layers = drafter.target_layers
     if choices.target_layer_ids is not None:
         chosen = tuple(layer_inputs(choices.target_layer_ids))
@@ -171,7 +171,7 @@ def _target_layers(drafter: Drafter, choices: Choices, problems: list[str]) -> l
     return [of_table("target_layers", list(layers))]
 
 
-def _open_layers(drafter: Drafter) -> str:
+def _open_layers(drafter: ForkDrafter) -> str:
     listed = drafter.get(PUBLISHED_LAYERS_KEY)
     found = "nothing says which layers of the verifier it reads"
     if listed is not None:
@@ -186,7 +186,7 @@ def _open_layers(drafter: Drafter) -> str:
 
 
 def _mask_token(
-    drafter: Drafter, choices: Choices, verifier: Verifier | None, problems: list[str]
+    drafter: ForkDrafter, choices: Choices, verifier: Verifier | None, problems: list[str]
 ) -> list[Key]:
     stated = drafter.integer(MASK_TOKEN_KEY)
     mask = stated if choices.mask_token is None else choices.mask_token

@@ -28,8 +28,8 @@ from ..verifiers.pair_files import verifier_info
 from ..verifiers.verifier import Verifier, read_verifier
 from ..writing.keys import MASK_TOKEN_KEY, Key, string
 from ..writing.writer import OutputTensor, Progress, write_gguf
-from .dialects import Drafter, as_upstream, is_drafter
-from .migrated_keys import SECTIONS_KEY, Choices, drafter_keys
+from .dialects import ForkDrafter, as_upstream, is_drafter
+from .migrated_keys import SECTIONS_KEY, Choices, migrated_keys_of
 
 ORIGIN_KEY = "dflash_local.migrated_from"
 # Written anew, or true of the old file only.
@@ -86,7 +86,7 @@ def migrate(
     ids = None if target_layer_ids is None else tuple(target_layer_ids)
     choices = Choices(mask_token, ids, attention)
     problems = [*_name_problems(drafter), *_tensor_problems(drafter, target)]
-    keys = drafter_keys(drafter, choices, target, problems)
+    keys = migrated_keys_of(drafter, choices, target, problems)
     tokenizer = _tokenizer(drafter, keys, target, problems)
     raise_problems(f"{drafter.header.path} cannot be migrated", problems)
     changes = _changes(drafter, keys, target)
@@ -104,7 +104,7 @@ def migrate(
     )
 
 
-def _open(path: Path) -> Drafter:
+def _open(path: Path) -> ForkDrafter:
     header = GGUFHeader(path)
     architecture = header.get("general.architecture")
     if not is_drafter(architecture):
@@ -115,7 +115,7 @@ def _open(path: Path) -> Drafter:
     return as_upstream(header)
 
 
-def _name_problems(drafter: Drafter) -> Iterator[str]:
+def _name_problems(drafter: ForkDrafter) -> Iterator[str]:
     yield from drafter.problems
     for name in drafter.unknown_keys:
         yield f"key {name} = {drafter.header.get(name)!r:.40}: upstream's graph has nothing like it"
@@ -125,7 +125,7 @@ def _name_problems(drafter: Drafter) -> Iterator[str]:
         yield "one part of a split file: merge it first (llama-gguf-split --merge)"
 
 
-def _tensor_problems(drafter: Drafter, verifier: Verifier | None) -> Iterator[str]:
+def _tensor_problems(drafter: ForkDrafter, verifier: Verifier | None) -> Iterator[str]:
     for tensor in drafter.tensors.values():
         if tensor_type(tensor) is None:
             yield (
@@ -145,7 +145,7 @@ def _tensor_problems(drafter: Drafter, verifier: Verifier | None) -> Iterator[st
 
 
 def _tokenizer(
-    drafter: Drafter, keys: list[Key], verifier: Verifier | None, problems: list[str]
+    drafter: ForkDrafter, keys: list[Key], verifier: Verifier | None, problems: list[str]
 ) -> dict[str, bytes]:
     """The verifier's tokenizer as stored, else the file's own."""
     ours = drafter.tokens
@@ -176,13 +176,13 @@ def _is_tokenizer(name: str) -> bool:
     return name.startswith("tokenizer.") and name not in _LEFT_OUT
 
 
-def _other_keys(drafter: Drafter) -> dict[str, bytes]:
+def _other_keys(drafter: ForkDrafter) -> dict[str, bytes]:
     names = [name for name, ours in drafter.keys.items() if name == ours]
     kept = (name for name in names if not name.startswith(("dflash.", "tokenizer.", "split.")))
     return {name: drafter.header.raw(name) for name in kept if name not in _LEFT_OUT}
 
 
-def _tensor(drafter: Drafter, name: str) -> OutputTensor:
+def _tensor(drafter: ForkDrafter, name: str) -> OutputTensor:
     tensor = drafter.tensors[name]
     kind = tensor_type(tensor)
     assert kind is not None  # a problem told before
@@ -194,7 +194,7 @@ def _pieces(header: GGUFHeader, name: str) -> Iterable[Array]:
     return row_pieces(stored_rows(header, name))
 
 
-def _changes(drafter: Drafter, keys: list[Key], verifier: Verifier | None) -> list[str]:
+def _changes(drafter: ForkDrafter, keys: list[Key], verifier: Verifier | None) -> list[str]:
     changes = []
     if not drafter.is_upstream:
         changes.append(f"architecture {drafter.architecture!r} is 'dflash' now")
@@ -215,7 +215,7 @@ def _changes(drafter: Drafter, keys: list[Key], verifier: Verifier | None) -> li
     return changes
 
 
-def _warnings(drafter: Drafter, verifier: Verifier | None) -> Iterator[str]:
+def _warnings(drafter: ForkDrafter, verifier: Verifier | None) -> Iterator[str]:
     if verifier is None and SECTIONS_KEY not in drafter.keys:
         yield (
             "no rope sections: if the verifier uses M-RoPE (most models that see images do), name "

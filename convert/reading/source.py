@@ -18,7 +18,12 @@ from .weight_files import exists, find_weights, read_weights
 from .wrappers import bare_tensors
 
 # Objects in config.json where layouts keep what concerns drafting.
-SECTIONS = ("dflash_config", "speculative_config", "speculators_config", "speculators_metadata")
+NESTED_SECTIONS = (
+    "dflash_config",
+    "speculative_config",
+    "speculators_config",
+    "speculators_metadata",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Source:
     @property
     def sections(self) -> list[dict[str, Any]]:
         """config.json, then the objects in it that concern drafting."""
-        found = [self.config, *(self.config.get(name) for name in SECTIONS)]
+        found = [self.config, *(self.config.get(name) for name in NESTED_SECTIONS)]
         return [section for section in found if isinstance(section, dict)]
 
     @property

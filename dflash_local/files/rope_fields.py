@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SECTIONS = ("rope_parameters", "rope_scaling")
+ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 #: Fields that may also stand beside the sections.
 BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
 _TOP = "config.json itself"
@@ -24,7 +24,7 @@ def rope_fields(config: Mapping[str, Any], problems: list[str]) -> Section:
         config: of one transformer; its nulls count as absent.
         problems: gets a line for each contradiction.
     """
-    said = {name: _section(config, name, problems) for name in SECTIONS}
+    said = {name: _section(config, name, problems) for name in ROPE_SECTIONS}
     said[_TOP] = {name: config[name] for name in BESIDE if config.get(name) is not None}
     merged: Section = {}
     sources: dict[str, str] = {}

@@ -18,6 +18,7 @@ from dflash_local.pairs import auto
 from dflash_local.record.folder import RecordFolder
 from dflash_local.record.recorder import Answer, Recorder
 from dflash_local.record.source import source_of
+from dflash_local.user_warning import warn
 
 from . import generation
 from .attach import (
@@ -29,7 +30,7 @@ from .attach import (
 )
 from .exact import ExactWidths
 from .placement import checked_devices
-from .session_llama import SessionLlama, warn
+from .session_llama import SessionLlama
 from .state import LlamaState
 from .stats import SessionStats
 

@@ -7,7 +7,6 @@ import functools
 import inspect
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from dflash_local._api import _core
 from dflash_local.machine.rpc import checked_endpoints
+from dflash_local.user_warning import warn
 
 from . import (
     arguments,
@@ -385,17 +385,3 @@ class SessionLlama(llama_cpp.Llama):  # type: ignore[misc]
         if message not in self._warned:
             self._warned.add(message)
             warn(message)
-
-
-def warn(message: str) -> None:
-    """Warns, and names the line of the user's that called this package."""
-    warnings.warn(message, RuntimeWarning, stacklevel=_callers_level())
-
-
-def _callers_level() -> int:
-    """The ``stacklevel`` at which a warning of this function's caller names a user's line."""
-    package = __name__.partition(".")[0]
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(f"{package}."):
-        level, frame = level + 1, frame.f_back
-    return level - 1

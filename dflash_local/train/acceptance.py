@@ -11,7 +11,7 @@ import torch
 
 from . import ngram
 from .examples import Batch, make_batch
-from .model import Drafter, Vocabulary
+from .model import DrafterModel, Vocabulary
 from .processes import autocast
 from .simulation import Anchored
 
@@ -47,7 +47,7 @@ def widths_of(block_size: int) -> list[int]:
     return sorted({*range(1, min(_NARROW, widest) + 1), *range(_NARROW, widest, 4), widest})
 
 
-def accepted_drafts(model: Drafter, vocabulary: Vocabulary, batch: Batch, width: int) -> Ints:
+def accepted_drafts(model: DrafterModel, vocabulary: Vocabulary, batch: Batch, width: int) -> Ints:
     """[n] drafts accepted in each block of a batch, were the verifier greedy.
 
     Args:
@@ -65,7 +65,7 @@ def accepted_drafts(model: Drafter, vocabulary: Vocabulary, batch: Batch, width:
 
 
 def counts_of_model(
-    model: Drafter, vocabulary: Vocabulary, texts: Iterable[Anchored], widths: Sequence[int]
+    model: DrafterModel, vocabulary: Vocabulary, texts: Iterable[Anchored], widths: Sequence[int]
 ) -> Iterator[dict[int, Ints]]:
     """Of each text, by width: drafts accepted at each of its anchors."""
     for text, reading, anchors in texts:
@@ -79,7 +79,7 @@ def counts_of_model(
 
 
 def of_model(
-    model: Drafter, vocabulary: Vocabulary, texts: Iterable[Anchored], widths: Sequence[int]
+    model: DrafterModel, vocabulary: Vocabulary, texts: Iterable[Anchored], widths: Sequence[int]
 ) -> list[Acceptance]:
     """A drafter's, at every width."""
     found = list(counts_of_model(model, vocabulary, texts, widths))

@@ -14,7 +14,7 @@ from torch import Tensor
 from dflash_local.errors import DFlashError
 from dflash_local.whole_files import whole_file, write_whole
 
-from .model import Drafter
+from .model import DrafterModel
 
 
 def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, Any]) -> Path:
@@ -30,7 +30,7 @@ def save_checkpoint(folder: Path, state: dict[str, Tensor], fields: dict[str, An
     return folder
 
 
-def load_weights(drafter: Drafter, folder: Path) -> None:
+def load_weights(drafter: DrafterModel, folder: Path) -> None:
     """The weights of a checkpoint in the published layout."""
     path = folder / "model.safetensors"
     try:

@@ -18,7 +18,7 @@ from dflash_local.whole_files import whole_file
 
 from .examples import Batch, Examples
 from .loss import Losses, losses
-from .model import Drafter, Vocabulary
+from .model import DrafterModel, Vocabulary
 from .options import FitOptions
 from .processes import Processes, autocast
 
@@ -72,7 +72,7 @@ class Fitted:
 class _Step(nn.Module):
     """From a batch to its losses: what gradients flow through."""
 
-    def __init__(self, model: Drafter, vocabulary: Vocabulary, options: FitOptions) -> None:
+    def __init__(self, model: DrafterModel, vocabulary: Vocabulary, options: FitOptions) -> None:
         super().__init__()
         self.model = model
         self.vocabulary = vocabulary
@@ -109,7 +109,7 @@ class Fit:
 
     def __init__(
         self,
-        model: Drafter,
+        model: DrafterModel,
         vocabulary: Vocabulary,
         examples: Examples,
         held_out: Callable[[], Iterable[Batch]],

@@ -19,7 +19,7 @@ from .config_json import check_fields, drafter_fields
 from .conversations import Conversation
 from .data import Texts, load_texts
 from .examples import Batch, Examples, held_out_batches
-from .model import Drafter, Vocabulary, drafter_config
+from .model import DrafterModel, Vocabulary, drafter_config
 from .options import TrainOptions
 from .processes import Processes
 from .readings import TOP_K, Readings
@@ -65,10 +65,10 @@ class Prepared:
             seed=fit.seed,
         )
 
-    def untrained(self) -> Drafter:
+    def untrained(self) -> DrafterModel:
         """The drafter as training finds it, the same each time."""
         torch.manual_seed(self.options.fit.seed)
-        drafter, wanted = Drafter(drafter_config(self.fields)), self.options.shape
+        drafter, wanted = DrafterModel(drafter_config(self.fields)), self.options.shape
         weights, device = self.verifier.weights, self.vocabulary.device
         if wanted.init is not None:
             load_weights(drafter, wanted.init)
@@ -78,9 +78,9 @@ class Prepared:
             calibrate(drafter.to(device), self.vocabulary, batch, weights)
         return drafter.to(device)
 
-    def trained(self, weights: dict[str, Tensor]) -> Drafter:
+    def trained(self, weights: dict[str, Tensor]) -> DrafterModel:
         """The drafter with the weights that a fit has found."""
-        drafter = Drafter(drafter_config(self.fields))
+        drafter = DrafterModel(drafter_config(self.fields))
         drafter.load_state_dict(weights)
         return drafter.to(self.vocabulary.device)
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from dflash_local.errors import DFlashError
-from dflash_local.files.rope_fields import BESIDE, SECTIONS, rope_fields
+from dflash_local.files.rope_fields import BESIDE, ROPE_SECTIONS, rope_fields
 
 DEFAULT_THETA = 10000.0  # transformers' and llama.cpp's
 _ORIGINAL = "original_max_position_embeddings"
@@ -44,7 +44,7 @@ def in_one_spelling(fields: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise DFlashError("\n  - ".join([f"{what}: the drafter cannot be trained", *problems]))
     theta = float(rope.pop("rope_theta", DEFAULT_THETA))
     scaled = rope.get("rope_type", "default") != "default"
-    rest = {name: value for name, value in fields.items() if name not in (*SECTIONS, *BESIDE)}
+    rest = {name: value for name, value in fields.items() if name not in (*ROPE_SECTIONS, *BESIDE)}
     return {**rest, "rope_theta": theta, "rope_scaling": rope if scaled else None}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .examples import Batch
-from .model import Drafter, Layer, Vocabulary
+from .model import DrafterModel, Layer, Vocabulary
 from .verifiers.verifier import Weights
 
 _ATTENTION = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
@@ -24,7 +24,7 @@ def can_warm_start(verifier: Weights, n_layers: int) -> bool:
 
 
 @torch.no_grad()
-def warm_start(model: Drafter, verifier: Weights) -> None:
+def warm_start(model: DrafterModel, verifier: Weights) -> None:
     """Takes over the verifier's last layers. ``calibrate`` has to follow.
 
     A drafter's keys are made of features and of block rows by the same weights, so the norm before
@@ -60,7 +60,7 @@ def _copy_layer(layer: nn.Module, verifier: Weights, index: int) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: Drafter, vocabulary: Vocabulary, batch: Batch, verifier: Weights) -> None:
+def calibrate(model: DrafterModel, vocabulary: Vocabulary, batch: Batch, verifier: Weights) -> None:
     """Gives the norms of q and k, which most verifiers lack, the size that q and k have.
 
     Layer by layer: what a layer puts out depends on the norms before it.

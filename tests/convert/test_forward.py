@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from dflash_local.convert.checking.forward import Drafter
+from dflash_local.convert.checking.forward import NumpyDrafter
 from dflash_local.convert.checking.forward_source import open_drafter
 from dflash_local.convert.checking.forward_weights import EMBEDDING, HEAD
 from dflash_local.convert.reading.source import open_source
@@ -36,12 +36,12 @@ TOLERANCE = 1e-5
 N_FEATURES, ANCHOR = 300, 11
 
 
-def _open(folder: Path, checkpoint: Checkpoint, verifier: Path) -> Drafter:
+def _open(folder: Path, checkpoint: Checkpoint, verifier: Path) -> NumpyDrafter:
     source = open_source(write_checkpoint(folder, checkpoint))
     return open_drafter(source, read_verifier(verifier))[0]
 
 
-def _features(drafter: Drafter, n: int) -> Floats:
+def _features(drafter: NumpyDrafter, n: int) -> Floats:
     width = len(drafter.config.target_layer_ids) * drafter.config.n_embd
     return np.random.default_rng(0).normal(size=(n, width)).astype(np.float32)
 
@@ -57,7 +57,7 @@ def _error(ours: Floats, theirs: Floats) -> float:
 class Reference:
     """z-lab's model over the embedding and the head that a drafter reads."""
 
-    def __init__(self, folder: Path, drafter: Drafter) -> None:
+    def __init__(self, folder: Path, drafter: NumpyDrafter) -> None:
         cls = "DFlash2DraftModel" if drafter.config.selector else "DFlashDraftModel"
         self.model = getattr(zlab_model, cls).from_pretrained(folder, dtype=torch.float32).eval()
         self.embedding = torch.from_numpy(drafter.weights[EMBEDDING].read())
@@ -151,7 +151,7 @@ def test_scales_of_the_logits_are_z_labs(verifier: Path, tmp_path: Path) -> None
     assert _error(ours[kept], theirs[kept]) < TOLERANCE
 
 
-def _zeros(drafter: Drafter, name: str) -> Any:
+def _zeros(drafter: NumpyDrafter, name: str) -> Any:
     from dflash_local.convert.checking.forward_weights import held
 
     return held(np.zeros(drafter.weights[name].shape, np.float32))
@@ -162,7 +162,7 @@ def _zeros(drafter: Drafter, name: str) -> Any:
 PUBLISHED = {name: item for name, item in publications().items() if item.original is not None}
 
 
-def _torch_rows(name: str, features: Floats, drafter: Drafter) -> tuple[list[int], Any, Any]:
+def _torch_rows(name: str, features: Floats, drafter: NumpyDrafter) -> tuple[list[int], Any, Any]:
     """Drafts, logits with what the head adds to them, and the confidence's logits."""
     model, only = tiny_gguf.read_drafter(MODELS / f"{PUBLISHED[name].original}.gguf")
     embedding, head = (torch.from_numpy(drafter.weights[n].read()) for n in (EMBEDDING, HEAD))

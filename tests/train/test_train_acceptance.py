@@ -25,7 +25,7 @@ from dflash_local.train.acceptance import (  # noqa: E402
 )
 from dflash_local.train.capture import Capturer  # noqa: E402
 from dflash_local.train.checkpoint import load_weights  # noqa: E402
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.verifiers.verifier_file import VerifierFile  # noqa: E402
 
 CHECKPOINT = MODELS / "dflash-b8"
@@ -33,8 +33,8 @@ FIELDS = json.loads((CHECKPOINT / "config.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def model() -> Drafter:
-    drafter = Drafter(drafter_config(FIELDS)).eval()
+def model() -> DrafterModel:
+    drafter = DrafterModel(drafter_config(FIELDS)).eval()
     load_weights(drafter, CHECKPOINT)
     return drafter
 
@@ -57,7 +57,7 @@ def anchored() -> list[Any]:
 
 @pytest.mark.parametrize("width", [1, 3, 7])
 def test_a_walk_over_an_answer_takes_the_steps_of_the_real_loop(
-    model: Drafter, vocabulary: Vocabulary, anchored: list[Any], make_llama: Any, width: int
+    model: DrafterModel, vocabulary: Vocabulary, anchored: list[Any], make_llama: Any, width: int
 ) -> None:
     drafter = str(MODELS / "dflash-b8.gguf")
     llm = make_llama(dflash_local.Llama, VERIFIER, drafter=drafter, width=width)
@@ -77,7 +77,7 @@ def test_blocks_follow_each_other() -> None:
 
 
 def test_shares_reached_add_up_to_what_is_accepted(
-    model: Drafter, vocabulary: Vocabulary, anchored: list[Any]
+    model: DrafterModel, vocabulary: Vocabulary, anchored: list[Any]
 ) -> None:
     ours = of_model(model, vocabulary, anchored, [2, 7])
     assert ours[1].accepted > ours[0].accepted

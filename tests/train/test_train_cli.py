@@ -29,7 +29,7 @@ from dflash_local.cli.train import main  # noqa: E402
 from dflash_local.files.gguf_header import GGUFHeader  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
 from dflash_local.train.checkpoint import load_weights  # noqa: E402
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.simulation import Simulation  # noqa: E402
 from dflash_local.train.verifiers.verifier_file import VerifierFile  # noqa: E402
 
@@ -114,7 +114,7 @@ def test_the_gguf_drafts_what_torch_would(trained: Path, make_llama: Any, tmp_pa
     """Logits of libllama on the exported file, and of torch on the weights that were trained."""
     fields = json.loads((trained / "config.json").read_text())
     verifier = VerifierFile(VERIFIER)
-    model = Drafter(drafter_config(fields)).eval()
+    model = DrafterModel(drafter_config(fields)).eval()
     load_weights(model, trained)
     convert(trained, VERIFIER, tmp_path / "drafter.gguf", outtype="f32")
     embedding = torch.from_numpy(verifier.embedding)

@@ -24,7 +24,7 @@ from dflash_local.cli.train import main  # noqa: E402
 from dflash_local.train.answerer import Question, Sampling  # noqa: E402
 from dflash_local.train.conversations import Conversation  # noqa: E402
 from dflash_local.train.examples import anchors_of, make_batch  # noqa: E402
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.questions import synthesize  # noqa: E402
 from dflash_local.train.verifiers.gguf_verifier import GGUFVerifier  # noqa: E402
 from dflash_local.train.verifiers.hf_files import folder_fingerprint, locate, name_of  # noqa: E402
@@ -96,9 +96,9 @@ def test_a_closed_reader_is_told(verifier: Verifier) -> None:
         reader.read([5], 1)
 
 
-def started(weights: Weights, texts: list[Any]) -> Drafter:
+def started(weights: Weights, texts: list[Any]) -> DrafterModel:
     read = training.readings(texts)
-    model = Drafter(drafter_config(training.fields(weights.sizes, n_layer=2)))
+    model = DrafterModel(drafter_config(training.fields(weights.sizes, n_layer=2)))
     warm_start(model, weights)
     embedding, head = torch.from_numpy(weights.embedding), torch.from_numpy(weights.head)
     anchors = [anchors_of(text, 0, None)[:6] for text in texts]

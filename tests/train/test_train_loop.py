@@ -17,7 +17,7 @@ from training import MASK, VERIFIER, answers, fields, readings  # noqa: E402
 from dflash_local import DFlashError  # noqa: E402
 from dflash_local.train.examples import Examples, held_out_batches  # noqa: E402
 from dflash_local.train.loop import Fit  # noqa: E402
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.options import FitOptions  # noqa: E402
 from dflash_local.train.processes import Processes  # noqa: E402
 from dflash_local.train.verifiers.verifier_file import VerifierFile  # noqa: E402
@@ -42,7 +42,7 @@ def make_fit(folder: Path, options: FitOptions = OPTIONS, warm: bool = False) ->
     train = [text for text in conversations if text not in held_out]
     verifier = VerifierFile(VERIFIER)
     torch.manual_seed(options.seed)
-    model = Drafter(drafter_config(fields(verifier.sizes)))
+    model = DrafterModel(drafter_config(fields(verifier.sizes)))
     embedding, head = torch.from_numpy(verifier.embedding), torch.from_numpy(verifier.head)
     vocabulary = Vocabulary(embedding, head, MASK)
     examples = Examples(

@@ -16,7 +16,7 @@ from training import MASK, VERIFIER, answers, fields, readings  # noqa: E402
 from dflash_local.train.examples import anchors_of, make_batch  # noqa: E402
 from dflash_local.train.loop import _Step  # noqa: E402
 from dflash_local.train.loss import Targets, losses, pace_weights  # noqa: E402
-from dflash_local.train.model import Drafter, Vocabulary, drafter_config, visible  # noqa: E402
+from dflash_local.train.model import DrafterModel, Vocabulary, drafter_config, visible  # noqa: E402
 from dflash_local.train.options import FitOptions  # noqa: E402
 from dflash_local.train.verifiers.verifier_file import VerifierFile  # noqa: E402
 
@@ -40,9 +40,9 @@ def read(texts: list[Any]) -> dict[Any, Any]:
 
 
 @pytest.fixture
-def drafter(verifier: VerifierFile) -> Drafter:
+def drafter(verifier: VerifierFile) -> DrafterModel:
     torch.manual_seed(0)
-    model = Drafter(drafter_config(fields(verifier.sizes, n_layer=2)))
+    model = DrafterModel(drafter_config(fields(verifier.sizes, n_layer=2)))
     for parameter in model.parameters():  # weights at which a wrong mask or position shows
         torch.nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, 0.2)
     return model.eval()
@@ -55,7 +55,7 @@ def vocabulary(verifier: VerifierFile) -> Vocabulary:
 
 
 def hidden_of(
-    drafter: Drafter, vocabulary: Vocabulary, features: Any, text: Any, anchors: Any
+    drafter: DrafterModel, vocabulary: Vocabulary, features: Any, text: Any, anchors: Any
 ) -> Any:
     at = torch.as_tensor(anchors)[None]
     tokens = torch.tensor(text.tokens)[at]
@@ -64,7 +64,11 @@ def hidden_of(
 
 
 def test_the_model_is_zlabs(
-    drafter: Drafter, vocabulary: Vocabulary, texts: list[Any], read: dict[Any, Any], verifier: Any
+    drafter: DrafterModel,
+    vocabulary: Vocabulary,
+    texts: list[Any],
+    read: dict[Any, Any],
+    verifier: Any,
 ) -> None:
     """Many blocks at once give what z-lab's model gives for each of them alone."""
     zlab = pytest.importorskip("dflash.model", reason="z-lab's reference is not installed")
@@ -87,7 +91,7 @@ def test_the_model_is_zlabs(
 
 @pytest.mark.parametrize(("position", "seen"), [(-1, True), (0, False), (1, False)])
 def test_a_block_sees_the_features_before_its_anchor_and_no_others(
-    drafter: Drafter,
+    drafter: DrafterModel,
     vocabulary: Vocabulary,
     texts: list[Any],
     read: dict[Any, Any],
@@ -199,7 +203,7 @@ def test_it_overfits_one_batch(
     verifier: Any, texts: list[Any], read: dict[Any, Any], vocabulary: Any
 ) -> None:
     torch.manual_seed(0)
-    model = Drafter(drafter_config(fields(verifier.sizes)))
+    model = DrafterModel(drafter_config(fields(verifier.sizes)))
     anchors = [anchors_of(text, 0, None)[:6] for text in texts[:2]]
     batch = make_batch(texts[:2], [read[text] for text in texts[:2]], anchors, SIZE)
     step = _Step(model, vocabulary, replace(FitOptions(), soft=0.0))

@@ -23,7 +23,7 @@ from dflash_local import DFlashError  # noqa: E402
 from dflash_local.cli import train  # noqa: E402
 from dflash_local.train.capture import Capturer  # noqa: E402
 from dflash_local.train.checkpoint import save_checkpoint  # noqa: E402
-from dflash_local.train.model import Drafter, Rotation, Vocabulary, drafter_config  # noqa: E402
+from dflash_local.train.model import DrafterModel, Rotation, Vocabulary, drafter_config  # noqa: E402
 from dflash_local.train.verifiers.verifier_file import VerifierFile  # noqa: E402
 
 torch.set_num_threads(1)
@@ -59,10 +59,10 @@ def test_torch_turns_heads_as_the_converted_file_does(
     far from both."""
     own = fields(rope_theta=1e4, rope_scaling=scaling)
     torch.manual_seed(3)
-    model = Drafter(drafter_config(own)).eval()
+    model = DrafterModel(drafter_config(own)).eval()
     folder = save_checkpoint(tmp_path / "drafter", model.state_dict(), own)
     convert(folder, VERIFIER, tmp_path / "drafter.gguf", outtype="f32")
-    plain = Drafter(drafter_config(fields(rope_theta=1e4))).eval()
+    plain = DrafterModel(drafter_config(fields(rope_theta=1e4))).eval()
     weights = {name: value.bfloat16().float() for name, value in model.state_dict().items()}
     model.load_state_dict(weights)
     plain.load_state_dict(weights)
