@@ -11,23 +11,12 @@ import numpy as np
 import pytest
 import sessions
 from conftest import MakeLlama
-from exactness import (
-    ONE_THREAD,
-    assert_mixed,
-    counts,
-    session_on,
-    tiny_prompts,
-)
+from exactness import ONE_THREAD, assert_mixed, counts, session_on, tiny_prompts
 from llama_cpp._internals import LlamaSampler
-from sessions import finish
+from sessions import rest_of_answer
 
 import dflash_local
-from dflash_local import (
-    Finish,
-    Session,
-    StepResult,
-    _core,
-)
+from dflash_local import Finish, Session, StepResult, _core
 from dflash_local.runtime.drafter import address
 
 # pytest finds fixtures by the names of a module.
@@ -65,10 +54,10 @@ def test_sync_to_the_same_prompt_reads_nothing_while_its_logits_are_there(
     session.sync(prompt)
     assert session.logits_live
     assert _n_prompt(session) == len(prompt)
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
     session.sync(prompt)
     assert _n_prompt(session) == len(prompt) + 1  # the last token again, for its logits
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 def test_a_whole_answer_equals_plain_decoding_in_long_chunks_and_short(
@@ -84,7 +73,7 @@ def test_a_whole_answer_equals_plain_decoding_in_long_chunks_and_short(
         with make_llama(dflash_local.Llama, tiny_verifier, drafter=drafter, **options) as llm:
             llm.session.sync(prompt)
             assert llm.session.n_features == len(prompt)
-            assert finish(llm.session) == plain
+            assert rest_of_answer(llm.session) == plain
             assert_mixed((0, 0), counts(llm))
 
 
@@ -97,20 +86,20 @@ def test_keep_prefix_and_extend_are_the_halves_of_sync(
     session.extend(prompt[14:-4])
     session.extend(prompt[-4:], all_rows=True)
     assert session.logits(3).argmax() == session.logits(-1).argmax() == plain[0]
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 def test_rewind_goes_back_and_the_answer_goes_on_the_same(
     session: Session, prompt: list[int], plain: list[int]
 ) -> None:
     session.sync(prompt)
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
     keep = len(prompt) + 10
     assert session.rewind(keep) == keep
     assert session.tokens == [*prompt, *plain[:10]]
     assert (session.n_past, session.n_features) == (keep, keep)
     assert not session.logits_live
-    assert finish(session) == plain[10:]
+    assert rest_of_answer(session) == plain[10:]
     with pytest.raises(ValueError, match="holds"):
         session.rewind(session.n_past + 1)
 
@@ -191,7 +180,7 @@ def test_a_step_without_a_sampler_equals_a_step_with_a_greedy_one(
             steps.append([session.step(choice).tokens for _ in range(8)])
         assert steps[0] == steps[1]
         session.sync(prompt)
-        assert finish(session, sampler) == plain
+        assert rest_of_answer(session, sampler) == plain
     with pytest.raises(ValueError, match="closed"):
         session.step(greedy_sampler)
 
@@ -250,7 +239,7 @@ def test_without_a_drafter_the_same_loop_decodes_plainly(
     verifier = _core.Verifier(address(stock._ctx.ctx), max_rows=512, feature_layers=[])
     session = Session(verifier)
     session.sync(prompt)
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
     assert session.total_stats.n_drafted == 0
     assert session.n_features == 0
     assert not session.features_missing

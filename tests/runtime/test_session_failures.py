@@ -13,25 +13,12 @@ import numpy as np
 import pytest
 import sessions
 from conftest import MakeLlama
-from exactness import (
-    ONE_THREAD,
-    generated,
-    tiny_prompts,
-    tokenize,
-)
-from sessions import finish
+from exactness import ONE_THREAD, generated, tiny_prompts, tokenize
+from sessions import rest_of_answer
 from waiting import PATIENCE
 
 import dflash_local
-from dflash_local import (
-    BackendError,
-    Cancelled,
-    ContextError,
-    DFlashError,
-    Finish,
-    Session,
-    _core,
-)
+from dflash_local import BackendError, Cancelled, ContextError, DFlashError, Finish, Session, _core
 from dflash_local.runtime.drafter import address
 
 # pytest finds fixtures by the names of a module.
@@ -50,7 +37,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_changes_nothing(
     with pytest.raises(ContextError, match=r"no room for .* raise n_ctx"):
         session.sync(prompt + [40] * 512)
     assert (session.tokens, session.n_features) == (prompt, len(prompt))
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 def test_a_step_in_a_full_context_is_refused_and_a_rewind_makes_room(
@@ -70,7 +57,7 @@ def test_a_step_in_a_full_context_is_refused_and_a_rewind_makes_room(
     assert session.tokens == before
     assert session.rewind(4) == 4
     session.sync(prompt)
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 @pytest.mark.parametrize("wrong", [-1, 384, 2**31 - 1])
@@ -164,7 +151,7 @@ def test_a_cancel_that_comes_too_early_ends_nothing(
     session.sync(prompt)
     session.cancel()
     session.start_answer()
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 def test_a_cancel_between_two_steps_ends_the_next_one_and_no_other(
@@ -176,7 +163,7 @@ def test_a_cancel_between_two_steps_ends_the_next_one_and_no_other(
         session.cancel()
         with pytest.raises(Cancelled):
             call()
-    assert begun + finish(session) == plain
+    assert begun + rest_of_answer(session) == plain
 
 
 def test_a_closed_session_refuses_every_call(session: Session, prompt: list[int]) -> None:

@@ -9,15 +9,10 @@ from typing import Any
 import llama_cpp
 import pytest
 import sessions
-from exactness import (
-    session_on,
-)
-from sessions import finish
+from exactness import session_on
+from sessions import rest_of_answer
 
-from dflash_local import (
-    BackendError,
-    Session,
-)
+from dflash_local import BackendError, Session
 
 # pytest finds fixtures by the names of a module.
 placement = sessions.placement
@@ -35,7 +30,7 @@ def test_a_new_session_drops_what_the_memory_held_before(
     stock.eval(prompt[3:9])
     with session_on(stock, tiny_drafters["dflash-b8"]) as session:
         session.sync(prompt)
-        assert finish(session) == plain
+        assert rest_of_answer(session) == plain
 
 
 def test_what_others_decoded_has_no_features_and_is_decoded_plainly(
@@ -48,7 +43,7 @@ def test_what_others_decoded_has_no_features_and_is_decoded_plainly(
         session.align(prompt)
         assert (session.n_past, session.n_features) == (len(prompt), 10)
         assert session.features_missing
-        assert finish(session) == plain
+        assert rest_of_answer(session) == plain
         assert session.total_stats.n_drafted == 0
         # A prompt that shares no more than it knows makes it whole again.
         session.sync([*prompt[:9], *prompt[9:]])
@@ -56,7 +51,7 @@ def test_what_others_decoded_has_no_features_and_is_decoded_plainly(
         session.rewind(10)
         session.sync(prompt)
         assert not session.features_missing
-        assert finish(session) == plain
+        assert rest_of_answer(session) == plain
         assert 0 < session.total_stats.n_accepted < session.total_stats.n_drafted
 
 
@@ -64,11 +59,11 @@ def test_align_to_fewer_tokens_is_a_rewind(
     session: Session, prompt: list[int], plain: list[int]
 ) -> None:
     session.sync(prompt)
-    finish(session)
+    rest_of_answer(session)
     session.align(prompt)
     assert (session.tokens, session.n_features) == (prompt, len(prompt))
     assert not session.features_missing
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
 
 
 def test_a_saved_drafter_goes_on_drafting_the_same(
@@ -112,8 +107,8 @@ def test_a_state_that_does_not_fit_is_refused(
         with pytest.raises(BackendError, match="state"):
             session.load_drafter(wrong, len(prompt))
         assert session.features_missing  # plain decoding, and right
-        assert finish(session) == plain
+        assert rest_of_answer(session) == plain
         session.rewind(len(prompt))
     session.load_drafter(state, len(prompt))
-    assert finish(session) == plain
+    assert rest_of_answer(session) == plain
     assert session.last_stats.n_accepted > 0

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import sessions
-from exactness import (
-    END,
-)
-from sessions import finish
+from exactness import END
+from sessions import rest_of_answer
 
-from dflash_local import (
-    Session,
-)
+from dflash_local import Session
 
 # pytest finds fixtures by the names of a module.
 placement = sessions.placement
@@ -62,7 +58,7 @@ def test_the_callers_own_draft_is_verified(
     assert session.propose(plain[10:13]).tokens == plain[10:13]
     assert session.commit(_emit(session, plain[10:13])).n_accepted == 3
     assert session.step(draft=[]).tokens == plain[14:15]
-    assert finish(session) == plain[15:]
+    assert rest_of_answer(session) == plain[15:]
 
 
 def test_a_discarded_step_has_not_happened(
@@ -77,7 +73,7 @@ def test_a_discarded_step_has_not_happened(
         if discard == session.discard:
             now = (session.tokens, session.n_past, session.n_features, session.total_stats.n_steps)
             assert now == before
-    assert finish(session) == plain  # rewind dropped the anchor: it is sampled again
+    assert rest_of_answer(session) == plain  # rewind dropped the anchor: it is sampled again
 
 
 def test_rows_out_of_turn_are_refused(session: Session, prompt: list[int]) -> None:

@@ -8,19 +8,11 @@ from typing import Any
 import llama_cpp
 import pytest
 from conftest import MakeLlama
-from exactness import (
-    END,
-    ONE_THREAD,
-    greedy,
-    tokenize,
-)
+from exactness import END, ONE_THREAD, greedy, tokenize
 from rpc_servers import PLACEMENTS, placed
 
 import dflash_local
-from dflash_local import (
-    Finish,
-    Session,
-)
+from dflash_local import Finish, Session
 
 STORY = (
     "<|im_start|>user\nTell a story of 5 lines about the owl.<|im_end|>\n<|im_start|>assistant\n"
@@ -69,7 +61,7 @@ def session(llm: dflash_local.Llama) -> Session:
     return llm.session
 
 
-def finish(session: Session, sampler: Any = None) -> list[int]:
+def rest_of_answer(session: Session, sampler: Any = None) -> list[int]:
     """The rest of an answer."""
     tokens: list[int] = []
     while True:

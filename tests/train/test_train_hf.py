@@ -12,7 +12,9 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import hf_verifiers  # noqa: E402
 import training  # noqa: E402
+from hf_verifiers import changed  # noqa: E402
 from training import MASK, N_CTX, TARGET_LAYER_IDS  # noqa: E402
 from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
@@ -25,8 +27,6 @@ from dflash_local.train.verifiers.verifier import Verifier, Weights  # noqa: E40
 from dflash_local.train.warm_start import calibrate, can_warm_start, warm_start  # noqa: E402
 
 torch.set_num_threads(1)
-import hf_verifiers  # noqa: E402
-from hf_verifiers import changed  # noqa: E402
 
 # pytest finds fixtures by the names of a module.
 folder = hf_verifiers.folder

@@ -11,6 +11,8 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import hf_verifiers  # noqa: E402
+from hf_verifiers import MESSAGES  # noqa: E402
 from training import N_CTX  # noqa: E402
 
 from dflash_local import ContextError, DFlashError  # noqa: E402
@@ -20,8 +22,6 @@ from dflash_local.train.verifiers.hf_verifier import HfVerifier  # noqa: E402
 from dflash_local.train.verifiers.verifier import Verifier  # noqa: E402
 
 torch.set_num_threads(1)
-import hf_verifiers  # noqa: E402
-from hf_verifiers import MESSAGES  # noqa: E402
 
 # pytest finds fixtures by the names of a module.
 folder = hf_verifiers.folder

@@ -12,6 +12,8 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import hf_verifiers  # noqa: E402
+from hf_verifiers import changed  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from training import ASKED, VERIFIER  # noqa: E402
 
@@ -21,8 +23,6 @@ from dflash_local.train.verifiers.hf_files import folder_fingerprint, locate, na
 from dflash_local.train.verifiers.hf_verifier import HfVerifier  # noqa: E402
 
 torch.set_num_threads(1)
-import hf_verifiers  # noqa: E402
-from hf_verifiers import changed  # noqa: E402
 
 # pytest finds fixtures by the names of a module.
 folder = hf_verifiers.folder
