@@ -1,34 +1,33 @@
-"""States, caches, pickling, embeddings, adapters: what a ``Llama`` carries from here to there."""
+"""States, caches, pickling: what a ``Llama`` carries from here to there."""
 
 from __future__ import annotations
 
 import itertools
 import pickle
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
-import gguf
+import carried
 import llama_cpp
-import numpy as np
 import pytest
+from carried import DRAFTERS, PROSE, TURN_1, answer
 from conftest import MakeLlama, check_drafts
-from exactness import ONE_THREAD
 from rpc_servers import DRAFTERS_AWAY
 
 from dflash_local import DFlashError, Llama
 
-PROSE = "the brown"
+# pytest finds fixtures by the names of a module.
+drafter = carried.drafter
+b8 = carried.b8
+
+
 OTHER_PROMPT = "Tell a story of 5 lines about the owl and about the hen. the white hen"
-TURN_1 = "<|im_start|>user\nWho is anna?<|im_end|>\n<|im_start|>assistant\n"
+
 TURN_2 = (
     "<|im_end|>\n<|im_start|>user\nStart at 12 and add 7, 4 times.<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
-
-
-DRAFTERS = ("plain", "dflash-b8", "dflash2-b8", "dspark-b8")
 
 #: Every drafter at home, and some with a model on a server.
 everywhere = pytest.mark.parametrize(
@@ -36,20 +35,6 @@ everywhere = pytest.mark.parametrize(
     [*((name, "home") for name in DRAFTERS), *DRAFTERS_AWAY],
     indirect=True,
 )
-
-
-@pytest.fixture(params=DRAFTERS)
-def drafter(request: pytest.FixtureRequest, tiny_drafters: dict[str, Path]) -> Path | None:
-    return tiny_drafters.get(request.param)
-
-
-@pytest.fixture
-def b8(tiny_drafters: dict[str, Path]) -> Path:
-    return tiny_drafters["dflash-b8"]
-
-
-def answer(llm: llama_cpp.Llama, prompt: str, n: int = 60) -> str:
-    return str(llm(prompt, max_tokens=n, temperature=0)["choices"][0]["text"])
 
 
 def counts(llm: Llama) -> tuple[int, int, int]:
@@ -286,6 +271,23 @@ def test_a_prompt_read_behind_its_back_is_said_and_decoded_plainly(
     check_drafts(llm)
 
 
+def test_a_few_positions_decoded_by_others_are_never_read_as_tokens(
+    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
+) -> None:
+    """As a chat handler leaves a small image: its positions hold ids that mean nothing."""
+    llm = make_llama(Llama, tiny_verifier, drafter=b8)
+    parent = make_llama(llama_cpp.Llama, tiny_verifier)
+    tokens = llm.tokenize(PROSE.encode(), special=True)
+    for model in (llm, parent):
+        model.eval(tokens)
+        llama_cpp.Llama.eval(model, [5, 6, 7])  # behind the session's back
+        model.input_ids[model.n_tokens - 3 : model.n_tokens] = 9
+    prompt = [*tokens, 9, 9, 9, *tokens]
+    expected = list(itertools.islice(parent.generate(prompt, temp=0.0), 20))
+    with pytest.warns(RuntimeWarning, match="without the drafter"):
+        assert list(itertools.islice(llm.generate(prompt, temp=0.0), 20)) == expected
+
+
 # ---- caches and pickling -------------------------------------------------------------------
 
 
@@ -345,165 +347,3 @@ def test_pickling_keeps_the_drafter(
         assert answer(twin, PROSE) == expected
         check_drafts(twin)
         assert counts(twin) == counts(llm)
-
-
-# ---- embeddings ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "pooling", [llama_cpp.LLAMA_POOLING_TYPE_MEAN, llama_cpp.LLAMA_POOLING_TYPE_NONE]
-)
-def test_embeddings_equal_the_parents_and_answers_follow(
-    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, pooling: int
-) -> None:
-    options: dict[str, Any] = {"embedding": True, "pooling_type": pooling}
-    parent = make_llama(llama_cpp.Llama, tiny_verifier, **options)
-    llm = make_llama(Llama, tiny_verifier, drafter=drafter, **options)
-    texts = ["anna is", "the brown owl", "12 + 7 ="]
-    for _ in range(2):
-        for text in texts:
-            expected, found = (model.embed(text, normalize=True) for model in (parent, llm))
-            np.testing.assert_allclose(found, expected, atol=1e-5)
-        a, b = (model.create_embedding(texts) for model in (parent, llm))
-        assert a["usage"] == b["usage"]
-        for x, y in zip(a["data"], b["data"], strict=True):
-            np.testing.assert_allclose(y["embedding"], x["embedding"], atol=1e-5)
-        assert llm.n_tokens == 0
-        if pooling == llama_cpp.LLAMA_POOLING_TYPE_NONE:  # else libllama computes no logits
-            assert answer(llm, PROSE) == answer(parent, PROSE)
-            check_drafts(llm)
-
-
-def test_embed_without_embedding_is_the_parents_error_and_forgets_nothing(
-    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
-) -> None:
-    llm = make_llama(Llama, tiny_verifier, drafter=drafter)
-    answer(llm, PROSE)
-    n_tokens = llm.n_tokens
-    with pytest.raises(RuntimeError, match="embedding=True"):
-        llm.embed("anna")
-    assert llm.n_tokens == n_tokens
-
-
-@pytest.mark.parametrize(
-    "texts", [["anna", "anna " * 40], ["anna " * 20, "ben " * 20, "anna " * 40]]
-)
-def test_an_embed_that_fails_leaves_the_model_usable(
-    make_llama: MakeLlama, tiny_verifier: Path, b8: Path, texts: list[str]
-) -> None:
-    """The second one fails when the memory of the last answer is overwritten already."""
-    options: dict[str, Any] = {
-        "embedding": True,
-        "pooling_type": llama_cpp.LLAMA_POOLING_TYPE_NONE,
-        "n_batch": 32,
-    }
-    llm = make_llama(Llama, tiny_verifier, drafter=b8, **options)
-    expected = answer(llm, PROSE)
-    with pytest.raises(ValueError, match="exceed batch size"):
-        llm.embed(texts, truncate=False)
-    assert answer(llm, PROSE) == expected
-    check_drafts(llm)
-
-
-# ---- LoRA ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random adapter of rank 4 for the queries of the tiny verifier's four layers."""
-    path = tmp_path_factory.mktemp("lora") / "adapter.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_string(gguf.Keys.General.TYPE, gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 4.0)
-    rng = np.random.default_rng(1)
-    for layer in range(4):
-        for end in ("a", "b"):
-            shape = (4, 64) if end == "a" else (64, 4)
-            data = (0.25 * rng.standard_normal(shape)).astype(np.float32)
-            writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_{end}", data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_lora_adapter_changes_the_answer_as_in_the_parent(
-    make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None, lora: Path
-) -> None:
-    options = {"lora_path": str(lora), "lora_scale": 1.0}
-    base = make_llama(llama_cpp.Llama, tiny_verifier)
-    parent = make_llama(llama_cpp.Llama, tiny_verifier, **options)
-    llm = make_llama(Llama, tiny_verifier, drafter=drafter, **options)
-    different = 0
-    for prompt in (PROSE, TURN_1, "anna is"):
-        expected = answer(parent, prompt)
-        assert answer(llm, prompt) == expected
-        different += expected != answer(base, prompt)
-    assert different > 0
-    if drafter is not None:
-        total = llm.stats.total
-        assert 0 < total.n_accepted < total.n_drafted
-
-
-# ---- from_pretrained -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, tiny_verifier: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A local cache as huggingface_hub lays it out, holding the tiny verifier; no network."""
-    hub = pytest.importorskip("huggingface_hub")
-    commit = "0" * 40
-    repo = tmp_path / "models--tiny--verifier"
-    snapshot = repo / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    shutil.copy(tiny_verifier, snapshot / "verifier-f32.gguf")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    files = [f"tiny/verifier/{name}" for name in ("README.md", "verifier-f32.gguf")]
-    monkeypatch.setattr(hub.HfFileSystem, "ls", lambda *_, **__: files)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    return tmp_path
-
-
-def test_from_pretrained_takes_a_drafter(
-    hub_cache: Path, tiny_verifier: Path, drafter: Path | None
-) -> None:
-    with (
-        Llama.from_pretrained(
-            "tiny/verifier",
-            "*f32.gguf",
-            cache_dir=hub_cache,
-            drafter=drafter,
-            width=7,
-            **ONE_THREAD,
-        ) as llm,
-        Llama(tiny_verifier, **ONE_THREAD) as plain,
-    ):
-        assert isinstance(llm, Llama)
-        assert answer(llm, PROSE) == answer(plain, PROSE)
-        check_drafts(llm)
-
-
-def test_from_pretrained_reports_a_missing_file_as_the_parent(hub_cache: Path) -> None:
-    for cls in (llama_cpp.Llama, Llama):
-        with pytest.raises(ValueError, match="No file found in tiny/verifier"):
-            cls.from_pretrained("tiny/verifier", "*q4.gguf", cache_dir=hub_cache)
-
-
-def test_a_few_positions_decoded_by_others_are_never_read_as_tokens(
-    make_llama: MakeLlama, tiny_verifier: Path, b8: Path
-) -> None:
-    """As a chat handler leaves a small image: its positions hold ids that mean nothing."""
-    llm = make_llama(Llama, tiny_verifier, drafter=b8)
-    parent = make_llama(llama_cpp.Llama, tiny_verifier)
-    tokens = llm.tokenize(PROSE.encode(), special=True)
-    for model in (llm, parent):
-        model.eval(tokens)
-        llama_cpp.Llama.eval(model, [5, 6, 7])  # behind the session's back
-        model.input_ids[model.n_tokens - 3 : model.n_tokens] = 9
-    prompt = [*tokens, 9, 9, 9, *tokens]
-    expected = list(itertools.islice(parent.generate(prompt, temp=0.0), 20))
-    with pytest.warns(RuntimeWarning, match="without the drafter"):
-        assert list(itertools.islice(llm.generate(prompt, temp=0.0), 20)) == expected

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from dflash_local.train import shape
 from dflash_local.train.answerer import Answerer, Question, Sampling
@@ -24,6 +25,11 @@ ASKED = [
     *(f"Start at {n} and add {n + 3}, 4 times." for n in range(2, 12)),
     *(f"Tell a story of {n} lines about the owl." for n in range(3, 8)),
 ]
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return Template(VERIFIER)
 
 
 def answers(n: int = len(ASKED), max_tokens: int = 48) -> list[Conversation]:
