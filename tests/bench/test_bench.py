@@ -246,6 +246,7 @@ def _pair(prompts: Path) -> list[str]:
     return ["--verifier", str(VERIFIER), "--drafter", str(DRAFTER), "--prompts", str(prompts)]
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_and_compares_it(prompts_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "report"
     common = [*_pair(prompts_file), "--max-tokens", "24", "--out", str(out)]
@@ -279,6 +280,7 @@ def test_the_command_writes_a_report_and_compares_it(prompts_file: Path, tmp_pat
     assert "## Against the older report" in (out / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_adaptive_widths_alone_are_judged_too(prompts_file: Path, tmp_path: Path) -> None:
     done = bench(*_pair(prompts_file), "--widths", "adaptive", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -293,6 +295,7 @@ def test_adaptive_widths_alone_are_judged_too(prompts_file: Path, tmp_path: Path
     assert "(predicted)" in done.stdout
 
 
+@pytest.mark.slow
 def test_drawn_answers_are_scored_but_not_called_different(
     prompts_file: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +307,7 @@ def test_drawn_answers_are_scored_but_not_called_different(
     assert [s["identical"] for s in report["summaries"] if s["mode"] == "3"] == [None] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -327,6 +331,7 @@ def test_a_model_alone_is_refused(tmp_path: Path) -> None:
     assert "--drafter is missing" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--widths", "2,adapt"], ["--max-tokens", "1"], ["--repeat", "0"], ["--out", __file__]],

@@ -95,6 +95,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         return run_bench(options, PROMPTS, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_chats_are_asked_through_the_call_too_and_say_the_same(run: Run) -> None:
     asked = {(a.prompt, a.mode): a for a in run.answers}
     assert [(c.prompt, c.mode) for c in run.chats] == [

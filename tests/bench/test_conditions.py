@@ -28,6 +28,7 @@ def n_children() -> int:
     return len(psutil.Process().children())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
 def test_all_engines_answer_all_prompts(condition: Condition, setup: Setup) -> None:
     before = n_children()

@@ -327,6 +327,7 @@ def test_a_file_that_is_no_drafter_is_told_without_a_traceback(tiny_verifier: Pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_on_the_tiny_pair(
     tiny_verifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ CERTAIN = (
 )
 
 
+@pytest.mark.slow
 def test_a_short_run_does_everything_and_finds_nothing() -> None:
     options = ["--demo", "0", "--seed", "7", "--children", "1", "--seconds", "4", "--warm-up", "1"]
     command = [sys.executable, str(SCRIPT), *options, "--no-interrupts"]
@@ -94,6 +95,7 @@ def test_what_is_left_behind_is_counted() -> None:
     assert list(counted.values()) == [0, 0, 0, 0, 2, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_thread_that_stands_still_is_a_hang() -> None:
     hangs: list[str] = []
     ticks: list[None] = []

@@ -54,6 +54,7 @@ def test_all_arrives_as_it_was_sent_and_the_end_after_it() -> None:
     assert found == sent
 
 
+@pytest.mark.slow
 def test_a_run_tells_the_speeds_and_their_ratios(
     rpc_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

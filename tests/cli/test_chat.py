@@ -19,6 +19,7 @@ pytestmark = chats.needs_the_demo
 cache = chats.cache
 
 
+@pytest.mark.slow
 def test_one_answer_drafts_and_writes_its_statistics(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
     done = chat("-p", QUESTION, "--max-tokens", "48", "--width", "4", "--stats-json", str(file))
@@ -58,6 +59,7 @@ def test_widths_are_adaptive_unless_one_is_asked_for(tmp_path: Path) -> None:
     assert set(facts["drafted_per_width"][:3]) == {0}
 
 
+@pytest.mark.slow
 def test_piped_input_is_one_question_and_plain_says_the_same() -> None:
     piped = chat("--max-tokens", "16", stdin=QUESTION)
     plain = chat("--plain", "-p", QUESTION, "--max-tokens", "16")
@@ -101,6 +103,7 @@ def test_a_name_that_means_nothing_gets_one_clear_line() -> None:
     assert "did you mean 'qwen3-8b'?" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, b"", b"not a model at all", b"GGUF\x03\0\0\0"])
 def test_a_bad_verifier_gets_one_clear_line(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "bad.gguf"
@@ -113,6 +116,7 @@ def test_a_bad_verifier_gets_one_clear_line(tmp_path: Path, content: bytes | Non
     assert str(file) in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -129,6 +133,7 @@ def test_mistyped_options_are_refused_before_anything_loads(arguments: list[str]
     assert arguments[0] in done.stderr
 
 
+@pytest.mark.slow
 def test_a_question_too_long_for_the_context_is_an_error() -> None:
     done = chat("--n-ctx", "256", stdin="word " * 400)
     assert done.returncode == 1
@@ -136,6 +141,7 @@ def test_a_question_too_long_for_the_context_is_an_error() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
     process = subprocess.Popen(

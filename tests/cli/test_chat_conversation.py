@@ -18,6 +18,7 @@ pytestmark = chats.needs_the_demo
 cache = chats.cache
 
 
+@pytest.mark.slow
 def test_the_second_turn_reuses_the_first_and_still_drafts() -> None:
     with Llama(
         demo_pair.verifier(),
@@ -49,6 +50,7 @@ def _ask(conversation: Conversation, text: str) -> int:
     return n_dropped
 
 
+@pytest.mark.slow
 def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -> None:
     options = ChatOptions(system="You are terse.", max_tokens=4)
     conversation = Conversation(small, options)
@@ -62,6 +64,7 @@ def test_the_oldest_turns_make_room_and_the_system_message_stays(small: Llama) -
     assert count_prompt_tokens(small, conversation.messages[:-1]) + 4 <= small.n_ctx()
 
 
+@pytest.mark.slow
 def test_an_answer_ends_with_the_context_and_says_so(small: Llama) -> None:
     conversation = Conversation(small, ChatOptions(max_tokens=0))
     conversation.add(ENDLESS)

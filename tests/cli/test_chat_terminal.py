@@ -22,6 +22,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
     opened.close()
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("terminal", [["--max-tokens", "24", "--width", "4"]], indirect=True)
 def test_a_terminal_gets_colours_statistics_and_commands(terminal: Terminal) -> None:
@@ -58,6 +59,7 @@ def test_a_terminal_is_told_which_widths_were_chosen_and_why(terminal: Terminal)
     assert terminal.exit_status() == 0
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("terminal", [["--max-tokens", "0", "--width", "4"]], indirect=True)
 def test_ctrl_c_stops_the_answer_and_a_second_ends_the_program(terminal: Terminal) -> None:
@@ -79,6 +81,7 @@ def test_ctrl_c_stops_the_answer_and_a_second_ends_the_program(terminal: Termina
     assert "Traceback" not in terminal.text()
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("terminal", [["-p", ENDLESS, "--max-tokens", "0"]], indirect=True)
 def test_ctrl_c_in_one_answer_exits_with_130(terminal: Terminal) -> None:

@@ -159,6 +159,7 @@ def test_a_pipe_gets_both_answers_as_plain_text(tmp_path: Path) -> None:
     assert "Who is ben?" in file.read_text(encoding="utf-8").replace("&#160;", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
@@ -229,6 +230,7 @@ def test_the_prompts_are_the_first_that_the_drafter_was_not_trained_on() -> None
     assert list(demo.PROMPTS) == list(islice(workload().prompts(), 1000, 1003))
 
 
+@pytest.mark.slow
 def test_the_workloads_drafter_drafts_most_of_the_answer(
     make_llama: MakeLlama, smollm2: Path
 ) -> None:

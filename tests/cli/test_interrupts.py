@@ -38,6 +38,7 @@ def test_without_an_interrupt_the_answer_ends_as_always() -> None:
     assert "anna" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [

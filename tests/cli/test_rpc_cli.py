@@ -43,6 +43,7 @@ def chat(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_chat_answers_from_servers_as_at_home(endpoint: str) -> None:
     away, home = chat("--rpc", endpoint), chat()
     assert (away.returncode, away.stderr) == (0, home.stderr)

@@ -91,6 +91,7 @@ BOMB = "a0: &a0 [x, y]\n" + "".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "card",
     [

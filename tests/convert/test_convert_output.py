@@ -196,6 +196,7 @@ def hollow(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="asks the system as Unix has it")
 def test_memory_does_not_grow_with_the_checkpoint_or_its_tensors(tmp_path: Path) -> None:
     large = hollow(tmp_path / "large")

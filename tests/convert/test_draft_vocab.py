@@ -170,6 +170,7 @@ def convert_layout(
     return convert(source, verifier, output, outtype="f32", **options).output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_only_what_has_a_row_for_each_draft_token_shrinks(
     name: str, tmp_path: Path, tiny_verifier: Path, said: Counter[int], frequencies: Path
@@ -190,6 +191,7 @@ def test_only_what_has_a_row_for_each_draft_token_shrinks(
         assert np.array_equal(after, before[places] if other == "markov_w2.weight" else before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("xllamacpp") is None, reason="xllamacpp is missing")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_as_many_drafts_are_accepted_as_in_upstreams_loop(

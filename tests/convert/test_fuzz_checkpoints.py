@@ -68,6 +68,7 @@ def conversion(tmp_path: Path) -> Conversion:
 # ---- config.json ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_value_of_any_field_is_more_than_refused(tmp_path: Path, layout: str) -> None:
     conversion = Conversion(tmp_path, layout)
@@ -126,6 +127,7 @@ def test_weights_cut_off_anywhere_are_refused(conversion: Conversion) -> None:
     assert not conversion.is_accepted()
 
 
+@pytest.mark.slow
 def test_flipped_bytes_of_a_header_are_refused_or_harmless(conversion: Conversion) -> None:
     data = conversion.weights_path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")

@@ -137,6 +137,7 @@ def _with_kernel(n: int) -> File:
 # ---- and what it is given ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("name", KINDS)
 def test_no_accepted_file_ends_the_process(tmp_path: Path, name: str) -> None:

@@ -28,6 +28,7 @@ def read_everything(path: Path) -> GGUFHeader:
 # ---- bytes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [read_everything, read_drafter, read_verifier])
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
     name = "verifier-nolayerinp" if read is read_verifier else "dflash-b8"
@@ -36,6 +37,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, read: Callable[[Path
     assert not any(is_accepted(tmp_path / "d.gguf", data[:end], read) for end in ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [read_everything, read_drafter, read_verifier])
 def test_flipped_bytes_of_a_header_are_refused_or_harmless(
     tmp_path: Path, read: Callable[[Path], object]
@@ -47,6 +49,7 @@ def test_flipped_bytes_of_a_header_are_refused_or_harmless(
     assert 0 < sum(accepted) < len(accepted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_key_takes_no_other_exception_than_a_model_error(tmp_path: Path, name: str) -> None:
     good = drafter(name)
@@ -70,6 +73,7 @@ def test_every_key_of_a_verifier_takes_no_other_exception_than_a_model_error(
     assert 0 < sum(cases) < len(cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_odd_tensors_are_refused(tmp_path: Path, name: str) -> None:
     good = drafter(name)

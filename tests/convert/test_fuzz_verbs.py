@@ -83,6 +83,7 @@ def test_any_damaged_file_is_compared_or_refused(tmp_path: Path) -> None:
     assert 0 < sum(taken) < len(taken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [dialect_samples.buun, dialect_samples.lucebox])
 def test_any_damaged_file_of_a_fork_is_migrated_or_refused(
     tmp_path: Path, dialect: Callable[[Path, Path], Path]

@@ -133,6 +133,7 @@ def _entry(array: Array) -> dict[str, Any]:
     return entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(SAMPLES) - {*DIFFERENCES, "a-llama3", "a-yarn-ramp"}))
 def test_keys_and_tensors_are_upstreams_bit_for_bit(name: str, tmp_path: Path) -> None:
     ours, golden = _ours(SAMPLES[name], tmp_path), _golden(name)

@@ -96,6 +96,7 @@ def _check_exact(pairs: Pairs, plain: Plain, name: str, drafter: Path) -> None:
         assert_mixed(before, counts(llm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_greedy_output_equals_plain_decoding(
     name: str, folder: Path, tiny_verifier: Path, pairs: Pairs, plain: Plain
@@ -103,6 +104,7 @@ def test_greedy_output_equals_plain_decoding(
     _check_exact(pairs, plain, name, _convert(name, folder, tiny_verifier))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outtype", ["q8_0", "q5_1", "q4_k"])
 @pytest.mark.parametrize("name", ["b", "c-reduced", "e", "f-dflash", "j"])
 def test_quantised_drafters_change_nothing_about_the_answer(
@@ -111,6 +113,7 @@ def test_quantised_drafters_change_nothing_about_the_answer(
     _check_exact(pairs, plain, name, _convert(name, folder, tiny_verifier, outtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ORIGINAL)
 def test_as_many_drafts_are_accepted_as_with_the_file_the_weights_come_from(
     name: str, folder: Path, tiny_verifier: Path, pairs: Pairs
@@ -122,6 +125,7 @@ def test_as_many_drafts_are_accepted_as_with_the_file_the_weights_come_from(
     assert 0 < sum(a.n_accepted for a in ours) < sum(a.n_drafted for a in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("xllamacpp") is None, reason="xllamacpp, llama.cpp's server as a wheel, is missing"
 )

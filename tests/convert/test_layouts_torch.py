@@ -135,6 +135,7 @@ def make_case(tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path) -> MakeC
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_drafts_and_logits_of_every_layout_are_torchs(
     name: str, stock: llama_cpp.Llama, make_case: MakeCase
@@ -212,6 +213,7 @@ def _error(
     return agreement.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_of_layout_a_are_those_of_z_labs_model(
     name: str, stock: llama_cpp.Llama, tiny: TorchVerifier, tiny_verifier: Path, tmp_path: Path

@@ -169,6 +169,7 @@ def _tiny_agreement(
     return agreement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outtype", "tolerance"), [("f32", 3e-5), ("f16", 5e-3), ("bf16", 0.03)])
 def test_logits_of_the_tiny_drafter_equal_those_of_the_reference(
     outtype: str,
@@ -249,6 +250,7 @@ TEXTS = (
 )
 
 
+@pytest.mark.slow
 def test_logits_of_the_real_drafter_equal_those_of_the_reference(
     make_llama: MakeLlama, smollm2_f32: Path, smollm2_drafter_f32: Path
 ) -> None:

@@ -48,6 +48,7 @@ def _agreement(source: Path, drafter: Path, verifier: Path) -> DraftAgreement:
 # ---- right files ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 def test_libllama_drafts_what_every_layouts_checkpoint_says(name: str, tmp_path: Path) -> None:
     checkpoint = SAMPLES[name]
@@ -142,6 +143,7 @@ def test_a_wrong_setting_is_told_by_its_key(name: str, tiny_verifier: Path, tmp_
     assert expected in found.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("outtype", ["f32", "bf16"])
 def test_a_wrong_setting_shows_in_the_drafts_too(

@@ -51,6 +51,7 @@ print(path, path.stat().st_size)
     return folder, [racer.communicate(timeout=PATIENCE) for racer in racers]
 
 
+@pytest.mark.slow
 @needs_demo
 def test_processes_that_make_it_at_once_all_get_the_whole_file(
     raced: tuple[Path, list[tuple[str, str]]],

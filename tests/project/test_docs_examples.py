@@ -51,6 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requantize(Path("verifier.gguf"), Path("verifier-q4_0.gguf"), llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_runs(code: str, request: pytest.FixtureRequest) -> None:
     if SERVER in code and not llama_cpp.llama_supports_rpc():

@@ -282,6 +282,7 @@ json.dump({{
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [

@@ -168,6 +168,7 @@ def test_two_that_build_at_once_end_with_one_whole_wheel(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [found[0].parent]
 
 
+@pytest.mark.slow
 def test_an_environment_gets_it_in_place_of_another_of_the_same_version(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

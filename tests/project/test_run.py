@@ -70,6 +70,7 @@ def test_the_requirement_is_the_one_of_pyproject(checkout: Path) -> None:
     assert run.llama_requirement(ROOT).startswith("llama-cpp-python>=")
 
 
+@pytest.mark.slow
 def test_a_failed_install_says_why_and_is_tried_again(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_failed_install_says_why_and_is_tried_again(
     assert (environment.folder / "marker").exists()
 
 
+@pytest.mark.slow
 def test_an_environment_is_made_once_reused_and_repaired(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

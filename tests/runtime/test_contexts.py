@@ -24,6 +24,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tap", [NATIVE, CALLBACK], ids=["native", "callback"])
 @pytest.mark.parametrize("options", CONTEXTS.values(), ids=CONTEXTS)
 def test_the_context_changes_no_token_and_no_draft(
@@ -52,6 +53,7 @@ MARGIN = 0.3
 CHAT = "<|im_start|>user\nWrite a class for a point.<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.slow
 def test_quantised_caches_answer_as_plain_decoding_does_and_drafts_are_kept(
     smollm2_f32: Path, smollm2_drafter: Path, make_llama: MakeLlama
 ) -> None:

@@ -104,6 +104,7 @@ def test_every_text_is_llama_cpps(vocabularies: tuple[llama_cpp.Llama, Llama]) -
     assert n_spaced > 0, "the space after the first token of a text is tried"
 
 
+@pytest.mark.slow
 def test_a_list_that_grows_shrinks_and_changes_is_read_as_it_is(
     vocabularies: tuple[llama_cpp.Llama, Llama],
 ) -> None:

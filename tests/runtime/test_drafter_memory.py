@@ -216,6 +216,7 @@ def answer_short_of_memory(verifier: Path, drafter: Path, megabytes: int, option
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 @pytest.mark.parametrize("width", ["null", "3"])
 def test_a_drafter_that_does_not_fit_the_memory_is_warned_of_and_decoding_is_plain(

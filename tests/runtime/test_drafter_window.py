@@ -101,6 +101,7 @@ def edition(source: Path, target: Path, **keys: Any) -> Path:
 # ---- a window ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("n_ctx", [1, 24, 100])
 def test_long_answers_of_a_drafter_with_a_window_equal_plain_ones(

@@ -129,6 +129,7 @@ def completion(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], boo
     return prompt, {"temperature": 0.0, "max_tokens": 40, **arguments}, rejected
 
 
+@pytest.mark.slow
 def test_completion_equals_the_parents(
     pair: Pair, completion: tuple[str, dict[str, Any], bool]
 ) -> None:
@@ -138,6 +139,7 @@ def test_completion_equals_the_parents(
     check_drafts(pair[1], rejected=rejected)
 
 
+@pytest.mark.slow
 def test_streamed_completion_equals_the_parents(
     pair: Pair, completion: tuple[str, dict[str, Any], bool]
 ) -> None:
@@ -172,6 +174,7 @@ def test_tokens_as_the_prompt(pair: Pair) -> None:
     check_drafts(pair[1])
 
 
+@pytest.mark.slow
 def test_a_seed_gives_its_text_and_another_seed_another(pair: Pair) -> None:
     options: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "min_p": 0.0, "max_tokens": 50}
     texts = {seed: text_of(pair[1](PROSE, seed=seed, **options)) for seed in range(8)}

@@ -27,6 +27,7 @@ llm = abandoned.llm
 # ---- left alone ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", range(1, 13))
 def test_closed_after_k_tokens(llm: Llama, expected: dict[str, list[int]], k: int) -> None:
     n_prompt = len(llm.tokenize(PROSE.encode()))
@@ -44,6 +45,7 @@ def test_closed_after_k_tokens(llm: Llama, expected: dict[str, list[int]], k: in
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 9])
 def test_forgotten_in_a_loop(llm: Llama, expected: dict[str, list[int]], k: int) -> None:
     for i, _ in enumerate(start(llm, PROSE), 1):
@@ -106,6 +108,7 @@ def test_a_stopping_criterion_that_raises(
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13])
 def test_a_logits_processor_that_raises_is_skipped_as_in_the_parent(
     llm: Llama, expected: dict[str, list[int]], n: int, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +126,7 @@ def test_a_logits_processor_that_raises_is_skipped_as_in_the_parent(
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "k"),
     [*((BrokenError, k) for k in (1, 2, 4, 7, 11)), (KeyboardInterrupt, 4), (SystemExit, 4)],
@@ -139,6 +143,7 @@ def test_an_exception_thrown_in(
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3, 6, 10])
 def test_the_next_request_is_made_while_the_exception_is_handled(
     llm: Llama, expected: dict[str, list[int]], k: int
@@ -166,6 +171,7 @@ def test_streams_that_are_dropped(llm: Llama, expected: dict[str, list[int]]) ->
 # ---- closed --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("name", ["plain", "dflash-b8"])
 @pytest.mark.parametrize("k", [1, 2, 4])

@@ -80,6 +80,7 @@ TOOL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["auto", {"type": "function", "function": {"name": "person"}}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_tool_calls_equal_the_parents(

@@ -72,6 +72,7 @@ def counted(llm: Llama, name: str) -> list[Any]:
     return calls
 
 
+@pytest.mark.slow
 def test_a_known_sentence_goes_on(make: MakeModel) -> None:
     llm = make()
     output = llm.create_completion(DAYS, max_tokens=6, top_k=50, top_p=0.9, temperature=0, seed=1)
@@ -79,6 +80,7 @@ def test_a_known_sentence_goes_on(make: MakeModel) -> None:
     check_drafts(llm, rejected=False)
 
 
+@pytest.mark.slow
 def test_an_answer_drafts_and_says_the_same_again(make: MakeModel) -> None:
     llm, other = make(), make()
     messages: Any = [{"role": "user", "content": "Explain what photosynthesis is."}]
@@ -89,6 +91,7 @@ def test_an_answer_drafts_and_says_the_same_again(make: MakeModel) -> None:
     assert second["choices"] == first["choices"]
 
 
+@pytest.mark.slow
 def test_a_grammar_holds(make: MakeModel) -> None:
     llm = make()
     output = llm.create_completion(
@@ -125,6 +128,7 @@ def test_a_logits_processor_is_obeyed(make: MakeModel) -> None:
     assert text_of(output).lower().startswith("rot")
 
 
+@pytest.mark.slow
 def test_a_restored_seed_repeats_the_draw(make: MakeModel) -> None:
     llm = make()
 
@@ -147,6 +151,7 @@ def test_a_restored_seed_repeats_the_draw(make: MakeModel) -> None:
     assert [draw() for _ in range(4)] == draws
 
 
+@pytest.mark.slow
 def test_a_repeated_prompt_gives_the_same(make: MakeModel) -> None:
     llm = make()
     outputs = [llm.create_completion(DAYS, max_tokens=6, temperature=0, seed=1) for _ in range(3)]
@@ -154,6 +159,7 @@ def test_a_repeated_prompt_gives_the_same(make: MakeModel) -> None:
     check_drafts(llm, rejected=False)
 
 
+@pytest.mark.slow
 def test_an_edited_history_gives_what_a_fresh_model_does(make: MakeModel) -> None:
     llm, fresh = make(), make()
     first, second = ("The quick brown fox", "The slow brown fox")
@@ -165,6 +171,7 @@ def test_an_edited_history_gives_what_a_fresh_model_does(make: MakeModel) -> Non
     assert output["usage"] == expected["usage"]
 
 
+@pytest.mark.slow
 def test_an_exact_cached_prompt_is_not_read_again(make: MakeModel) -> None:
     fresh, cached = make(), make()
     tokens = fresh.tokenize(FOX.encode(), add_bos=True, special=True)
@@ -181,6 +188,7 @@ def test_an_exact_cached_prompt_is_not_read_again(make: MakeModel) -> None:
     assert cached.stats.last.n_prompt == 0
 
 
+@pytest.mark.slow
 def test_a_restored_exact_prompt_gives_what_a_fresh_model_does(make: MakeModel) -> None:
     fresh, source, loaded = make(), make(), make()
     tokens = fresh.tokenize(FOX.encode(), add_bos=True, special=True)
@@ -197,6 +205,7 @@ def test_a_restored_exact_prompt_gives_what_a_fresh_model_does(make: MakeModel) 
     check_drafts(loaded)
 
 
+@pytest.mark.slow
 def test_a_ram_cache_hit_gives_what_a_fresh_model_does(make: MakeModel) -> None:
     fresh, writer, cached = make(), make(), make()
     tokens = fresh.tokenize(FOX.encode(), add_bos=True, special=True)
@@ -214,6 +223,7 @@ def test_a_ram_cache_hit_gives_what_a_fresh_model_does(make: MakeModel) -> None:
     check_drafts(cached)
 
 
+@pytest.mark.slow
 def test_a_shorter_prefix_gives_what_a_fresh_model_does(make: MakeModel) -> None:
     fresh, cached = make(), make()
     tokens = fresh.tokenize(b"The quick brown fox", add_bos=True, special=True)

@@ -45,6 +45,7 @@ def counts(llm: Llama) -> tuple[int, int, int]:
 # ---- save_state and load_state ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @everywhere
 def test_a_restored_chat_keeps_drafting_as_if_never_saved(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
@@ -67,6 +68,7 @@ def test_a_restored_chat_keeps_drafting_as_if_never_saved(
             )
 
 
+@pytest.mark.slow
 @everywhere
 def test_going_on_in_the_middle_of_an_answer(
     make_llama: MakeLlama, tiny_verifier: Path, drafter: Path | None
@@ -87,6 +89,7 @@ def test_going_on_in_the_middle_of_an_answer(
         check_drafts(llm)
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize("by_row", [False, True])
 def test_saving_does_not_disturb_a_running_generator(
@@ -291,6 +294,7 @@ def test_a_few_positions_decoded_by_others_are_never_read_as_tokens(
 # ---- caches and pickling -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_caches_serve_another_model(

@@ -39,6 +39,7 @@ def test_of_two_generators_the_older_one_is_told(
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "intruder",
     [
@@ -121,6 +122,7 @@ def test_a_second_thread_that_may_not_wait_gets_an_error_and_the_first_its_token
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 def test_two_threads_take_turns_and_both_get_the_right_tokens(
     llm: Llama, expected: dict[str, list[int]]
 ) -> None:
@@ -145,6 +147,7 @@ def test_two_threads_take_turns_and_both_get_the_right_tokens(
     check_usable(llm, expected)
 
 
+@pytest.mark.slow
 def test_statistics_are_read_from_another_thread(
     llm: Llama, expected: dict[str, list[int]]
 ) -> None:

@@ -92,6 +92,7 @@ def test_every_drafter_is_tested(tiny_drafters: dict[str, Path]) -> None:
 # ---- the same tokens -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @everywhere
 def test_greedy_tokens_equal_plain_decoding_at_every_width(
     llm: dflash_local.Llama, answers: list[Answer]
@@ -108,6 +109,7 @@ def test_greedy_tokens_equal_plain_decoding_at_every_width(
             assert_mixed(before, counts(llm))
 
 
+@pytest.mark.slow
 @everywhere
 def test_tokens_taken_row_by_row_equal_plain_decoding(
     llm: dflash_local.Llama, answers: list[Answer]
@@ -119,6 +121,7 @@ def test_tokens_taken_row_by_row_equal_plain_decoding(
     assert_mixed(before, counts(llm))
 
 
+@pytest.mark.slow
 def test_streamed_chunks_equal_those_of_plain_decoding(
     llm: dflash_local.Llama, stock: llama_cpp.Llama, answers: list[Answer]
 ) -> None:
@@ -143,6 +146,7 @@ likes ::= "\", \"likes\": [\"" [a-z]{1,6} "\", \"" [a-z]{1,6} "\"]"
 """
 
 
+@pytest.mark.slow
 @everywhere
 def test_answers_within_a_grammar_equal_those_of_plain_decoding(
     llm: dflash_local.Llama, stock: llama_cpp.Llama
@@ -219,6 +223,7 @@ def random_answers(stock: llama_cpp.Llama) -> list[Answer]:
     return [Answer(tokens, greedy(stock, tokens, 24)) for tokens in prompts]
 
 
+@pytest.mark.slow
 def test_random_prompts_differ_only_where_rounding_decides(
     llm: dflash_local.Llama, stock: llama_cpp.Llama, random_answers: list[Answer]
 ) -> None:
@@ -229,6 +234,7 @@ def test_random_prompts_differ_only_where_rounding_decides(
     assert_mixed(before, counts(llm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["f16", "bf16", "q8_0", "q4_0"])
 def test_other_weights_differ_only_where_rounding_decides(
     weights: str,
@@ -259,6 +265,7 @@ def _quantized(verifier: Path, weights: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", list(MARGIN))
 def test_the_margins_hold_the_rounding_measured_and_few_of_the_choices(
     weights: str, make_llama: MakeLlama, tiny_verifier: Path, tmp_path: Path

@@ -40,6 +40,7 @@ def drafter(tiny_drafters: dict[str, Path]) -> Path:
 # ---- what is verified ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [None, 1, 4, 7])
 def test_no_other_width_is_verified(
     tiny_verifier: Path, drafter: Path, cache: Path, width: int | None
@@ -179,6 +180,7 @@ def test_a_damaged_file_is_checked_again(tiny_verifier: Path, drafter: Path, cac
             assert exact_widths(llm) == ALL
 
 
+@pytest.mark.slow
 def test_they_are_kept_by_what_they_depend_on(
     tiny_verifier: Path, drafter: Path, cache: Path
 ) -> None:

@@ -102,6 +102,7 @@ def sampled(llm: Any, prompts: list[list[int]], n: int = 32) -> list[list[int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tiny", "kind"),
     [("q4_0", "dflash-b8"), ("q4_1", "dspark-b8"), ("q8_0", "dflash-b8")],
@@ -125,6 +126,7 @@ def test_answers_at_exact_widths_are_plain_decodings_to_the_last_token(
         assert 0 < llm.stats.total.n_accepted < llm.stats.total.n_drafted
 
 
+@pytest.mark.slow
 def test_answers_of_the_demo_at_exact_widths_are_plain_decodings_to_the_last_token(
     demo: Path, smollm2_drafter: Path
 ) -> None:
@@ -194,6 +196,7 @@ def test_a_state_goes_on_as_in_plain_decoding(tiny: Path, drafter: Path) -> None
             assert begun + rest == expected
 
 
+@pytest.mark.slow
 def test_a_hybrid_verifiers_exact_answers_are_plain_decodings(
     tmp_path: Path, tiny_verifier: Path, drafter: Path
 ) -> None:
@@ -236,6 +239,7 @@ def test_exact_answers_of_a_mixture_of_experts_are_plain_decodings(
         assert exact_widths(llm) == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiny", ["q4_0"], indirect=True)
 @pytest.mark.filterwarnings("ignore:the widths")
 def test_answers_on_an_rpc_device_are_those_of_width_0_there(

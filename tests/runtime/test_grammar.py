@@ -154,6 +154,7 @@ def _rows(chain: Chain, n_vocab: int, *, ties: bool) -> Iterator[Floats]:
         yield np.round(row) if ties else row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True], ids=["", "ties"])
 @pytest.mark.parametrize("grammar", GRAMMARS)
 @pytest.mark.parametrize("name", CHAINS)
@@ -219,6 +220,7 @@ def test_equals_that_are_not_asked_about_count_too(
             assert session.sample(-1, ours) == expected
 
 
+@pytest.mark.slow
 def test_an_answer_in_json_asks_about_a_small_part_of_a_large_vocabulary(
     make_llama: MakeLlama, smollm2: Path, smollm2_drafter: Path
 ) -> None:

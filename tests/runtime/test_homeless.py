@@ -89,6 +89,7 @@ def as_nobody(shared: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_user_who_is_a_mere_number_drafts_and_keeps_nothing(shared: Path) -> None:
     before = sorted(path.name for path in shared.iterdir())
@@ -98,6 +99,7 @@ def test_a_user_who_is_a_mere_number_drafts_and_keeps_nothing(shared: Path) -> N
     assert sorted(path.name for path in shared.iterdir()) == before, "no folder named ~"
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_cache_that_may_not_be_entered_written_or_is_a_file_keeps_nothing(shared: Path) -> None:
     closed, unwritable, file = shared / "closed", shared / "unwritable", shared / "file"

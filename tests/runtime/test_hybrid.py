@@ -83,6 +83,7 @@ def test_costs_of_a_hybrid_verifier_are_measured_and_adaptive_output_equals_plai
             assert greedy(llm, prompt, 40) == greedy(plain, prompt, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:width")
 @pytest.mark.parametrize("n_batch", [3, 4, 8, 9, 10])
 @pytest.mark.parametrize("width", [None, 2, 7])
@@ -166,6 +167,7 @@ def test_without_a_drafter_answers_and_turns_are_the_parents(
         assert llm.stats.total.n_drafted == 0
 
 
+@pytest.mark.slow
 def test_a_read_that_was_cut_short_leaves_no_trace(plain: llama_cpp.Llama, llm: Llama) -> None:
     """A recurrent state is lost with it: the next prompt is read from its beginning."""
     expected = greedy(plain, PROMPTS[0], 20)

@@ -109,6 +109,7 @@ WORK: dict[str, Callable[[Any], Any]] = {
 
 
 # Python itself drops what is raised while a generator is freed.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("kind", ["plain", "drafter", "hybrid"])

@@ -46,6 +46,7 @@ def _prompt(llm: llama_cpp.Llama, question: str) -> list[int]:
     return tokenize(llm, f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_drafts_well_and_is_the_verifiers_own(
     question: str, llm: dflash_local.Llama, stock: llama_cpp.Llama

@@ -106,6 +106,7 @@ def _greet(listener: socket.socket) -> None:
             connection.sendall(b"220 mail.example.org ESMTP, how do you do?\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rpc_server")
 def test_a_server_that_works_for_another_process_is_refused(
     monkeypatch: pytest.MonkeyPatch, tiny_verifier: Path
@@ -119,6 +120,7 @@ def test_a_server_that_works_for_another_process_is_refused(
             Llama(str(tiny_verifier), rpc=endpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rpc_server")
 def test_a_server_that_works_for_another_thread_of_this_process_is_used(
     monkeypatch: pytest.MonkeyPatch, tiny_verifier: Path
@@ -305,6 +307,7 @@ print("it went on", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="processes end otherwise there")
 @pytest.mark.parametrize("what", ["answer", "close"])
 def test_a_server_that_ends_takes_the_process_with_it(

@@ -85,6 +85,7 @@ def _session(llm: dflash_local.Llama) -> Session:
 # ---- the same seed -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -192,6 +193,7 @@ def _drafted_answer(
     return _outcome(answer), n_accepted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "beginning", "rejection"), DISTRIBUTIONS)
 def test_the_first_three_tokens_are_distributed_as_the_verifier_says(
     name: str,
@@ -219,6 +221,7 @@ def test_the_first_three_tokens_are_distributed_as_the_verifier_says(
 # ---- rejection sampling: another seed's luck, the same distribution ------------------------
 
 
+@pytest.mark.slow
 def test_rejection_sampling_at_adaptive_widths_has_the_same_distribution(
     stock: llama_cpp.Llama,
     make_llama: MakeLlama,
@@ -359,6 +362,7 @@ def _answer_by(
     return _outcome(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "right"), [(_sample, True), (_keep_draft, False), (_try_again, False)]
 )

@@ -60,6 +60,7 @@ def test_sync_to_the_same_prompt_reads_nothing_while_its_logits_are_there(
     assert rest_of_answer(session) == plain
 
 
+@pytest.mark.slow
 def test_a_whole_answer_equals_plain_decoding_in_long_chunks_and_short(
     make_llama: MakeLlama,
     tiny_verifier: Path,
@@ -167,6 +168,7 @@ def test_results_show_their_fields(session: Session, prompt: list[int]) -> None:
     assert [finish.name for finish in Finish] == ["none", "end_of_generation", "context_full"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_address", [False, True])
 def test_a_step_without_a_sampler_equals_a_step_with_a_greedy_one(
     as_address: bool, session: Session, prompt: list[int], plain: list[int]
@@ -214,6 +216,7 @@ def test_a_limit_cuts_the_draft_and_does_not_change_it(session: Session, prompt:
         session.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dflash-b8", "dflash2-b8", "dspark-b8", "dspark-b7-anchor"])
 def test_drafts_come_with_the_confidence_of_their_drafter(
     name: str, stock: llama_cpp.Llama, tiny_drafters: dict[str, Path]

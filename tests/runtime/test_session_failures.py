@@ -40,6 +40,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_changes_nothing(
     assert rest_of_answer(session) == plain
 
 
+@pytest.mark.slow
 def test_a_step_in_a_full_context_is_refused_and_a_rewind_makes_room(
     session: Session, stock: llama_cpp.Llama, prompt: list[int], plain: list[int]
 ) -> None:

@@ -195,6 +195,7 @@ def sampled(llm: Any, seed: int) -> str:
     return str(answer["choices"][0]["text"])
 
 
+@pytest.mark.slow
 def test_every_thread_gets_the_answer_of_its_own_seed(
     llm: Llama, make_llama: MakeLlama, tiny_verifier: Path
 ) -> None:

@@ -72,6 +72,7 @@ def tiny(
     return architecture, tiny_to_gguf.write(path, architecture, model), model
 
 
+@pytest.mark.slow
 def test_features_are_the_inputs_of_layers_in_transformers(tiny: tuple[str, Path, Any]) -> None:
     architecture, path, model = tiny
     tap = TAPS[architecture]
@@ -145,6 +146,7 @@ def prompts(llm: Any) -> list[list[int]]:
     return random_prompts(llm, 3, seed=2)
 
 
+@pytest.mark.slow
 def test_greedy_answers_with_a_drafter_equal_plain_decoding(
     tiny: tuple[str, Path, Any], drafter: Path, make_llama: MakeLlama
 ) -> None:

@@ -43,6 +43,7 @@ print("done")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_loading_leaves_what_other_threads_print_alone() -> None:
     done = in_a_child("""
 import os

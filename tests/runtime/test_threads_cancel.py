@@ -127,6 +127,7 @@ def test_a_cancel_while_nothing_is_at_work_reaches_nobody(
     llm.save_state()
 
 
+@pytest.mark.slow
 def test_stop_and_ask_again_at_once(llm: Llama, expected: dict[str, Any]) -> None:
     for i in range(200):
         old = Worker(lambda: answer(llm, PROMPTS[1], 400))
@@ -137,6 +138,7 @@ def test_stop_and_ask_again_at_once(llm: Llama, expected: dict[str, Any]) -> Non
         assert isinstance(old.ended(), Cancelled)
 
 
+@pytest.mark.slow
 def test_a_thousand_random_cancellations(llm: Llama, expected: dict[str, Any]) -> None:
     """Every answer is right as far as it came, and the model stays in agreement with itself."""
     rng = random.Random(5)

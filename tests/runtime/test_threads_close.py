@@ -90,6 +90,7 @@ def test_many_threads_close_at_once(
         assert list(pool.map(lambda _: llm.close(), range(8))) == [None] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [

@@ -31,6 +31,7 @@ WIDTHS = [(name, width) for name in DRAFTERS for width in (1, 3, 5, 7)]
 WIDTHS = [(name, width) for name, width in WIDTHS if name != "dflash-b4" or width <= 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), WIDTHS)
 def test_counts_equal_those_of_upstreams_loop(
     name: str,
@@ -86,6 +87,7 @@ def real_f32(
     return make_module_llama(dflash_local.Llama, smollm2_f32, drafter=drafter, **ONE_THREAD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [3, 7])
 def test_counts_of_the_real_pair_equal_those_of_upstreams_loop(
     width: int, real_f32: dflash_local.Llama
@@ -94,6 +96,7 @@ def test_counts_of_the_real_pair_equal_those_of_upstreams_loop(
     assert [a.answer for a in ours] == theirs
 
 
+@pytest.mark.slow
 def test_counts_of_the_real_pair_in_bf16_are_within_what_rounding_can_do(
     make_llama: MakeLlama, smollm2: Path, smollm2_drafter: Path
 ) -> None:
@@ -105,6 +108,7 @@ def test_counts_of_the_real_pair_in_bf16_are_within_what_rounding_can_do(
             assert (b.n_drafted, b.n_accepted) in possible
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_counts_differ_when_the_target_layers_are_off_by_one(
     name: str, make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
@@ -124,6 +128,7 @@ def test_counts_differ_when_the_target_layers_are_off_by_one(
     assert sum(a.n_accepted for a in wrong) < 0.9 * sum(a.n_accepted for a in right)
 
 
+@pytest.mark.slow
 def test_reachable_counts_are_those_of_the_text_and_not_of_other_layers(
     make_llama: MakeLlama, tiny_verifier: Path, tiny_drafters: dict[str, Path]
 ) -> None:

@@ -104,6 +104,7 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- the whole of it ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_drafter_that_learned_is_put_in_place_and_can_be_taken_back(
     beginner: Path, tmp_path: Path
 ) -> None:

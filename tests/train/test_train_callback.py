@@ -38,6 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_fit_and_the_real_loop_agree_on_what_is_accepted(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["best"]["accepted"] > report["start"]["accepted"]

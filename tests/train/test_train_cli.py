@@ -92,6 +92,7 @@ def trained(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_it_ends_with_a_drafter_that_beats_its_own_start(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()} - {"training.png"}
     files = {"model.safetensors", "config.json", "drafter.gguf", "report.json", "report.md"}
@@ -161,6 +162,7 @@ sys.exit(main(sys.argv[6:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", ["answerer Answerer answer 1", "loop Fit _look 3"], ids=["answers", "40 steps"]
 )
@@ -185,6 +187,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained: Path, prompts: P
     assert "fit n_blocks: 8 then, 9 now" in done.stderr
 
 
+@pytest.mark.slow
 def test_steps_can_be_taken_one_by_one(trained: Path, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / trained.name  # the GGUF bears it
     for step in ("prompts", "generate", "fit", "simulate", "export"):
@@ -224,6 +227,7 @@ def test_a_drafter_that_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     assert "token 999 in the texts, the verifier has 384" in done.stderr
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_drafter_of_zlabs_layout(
     trained: Path, prompts: Path, tmp_path: Path
 ) -> None:

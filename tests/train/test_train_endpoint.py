@@ -141,6 +141,7 @@ def test_a_server_that_loads_its_model_is_waited_for(server: Server, template: T
     assert all(Endpoint(server.url, template, at_once=2).answer(questions(template, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelled", ["seconds", "a date"])
 def test_a_server_says_how_long_to_wait(server: Server, template: Template, spelled: str) -> None:
     server.fault = lambda n, _: 429 if n == 1 else None
@@ -190,6 +191,7 @@ def test_a_line_that_was_torn_off_is_asked_for_again(server: Server, tmp_path: P
 # ---- a server that has nothing to say ------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [

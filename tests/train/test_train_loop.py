@@ -78,6 +78,7 @@ def weights(fit: Fit) -> dict[str, Any]:
     return {name: value.clone() for name, value in fit.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     options = replace(OPTIONS, steps=150, evaluate_every=50, learning_rate=5e-3)
     fit = make_fit(tmp_path, options, warm=True)

@@ -68,6 +68,7 @@ def alone(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_two_processes_make_the_drafter_that_one_makes(
     alone: Path, prompts: Path, tmp_path: Path, launcher: list[str]
