@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import at_work
+import pytest
 from at_work import PROMPTS, SOON, Worker, answer, in_a_child, start, wait_until
 from conftest import MakeLlama
 
