@@ -21,7 +21,7 @@ from .rope import in_one_spelling, rates
 Place = tuple[Tensor, Tensor]  # cosines and sines of positions
 
 
-class Drafter(nn.Module):
+class DrafterModel(nn.Module):
     """z-lab's ``DFlashDraftModel``, without embedding and head: those are the verifier's.
 
     Args:
