@@ -16,12 +16,12 @@ from rpc_servers import placed, server
 from waiting import PATIENCE
 
 import dflash_local.machine.rpc
-from dflash_local.cache_folder import cache_dir
 from dflash_local.errors import DFlashError
 from dflash_local.files import demo_pair
 from dflash_local.files.drafter_file import read_drafter
 from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.requantize import requantize
+from dflash_local.user_folders import cache_dir
 
 MODELS = Path(__file__).parent / "models"
 #: Exactness: weights and K/V cache in F32, and one thread everywhere.

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from dflash_local import DFlashError
-from dflash_local.cache_folder import cache_dir
+from dflash_local.user_folders import cache_dir
 
 SCRIPT = "convert_hf_to_gguf.py"
 NEEDED = (SCRIPT, "conversion", "gguf-py/gguf", "models/templates")

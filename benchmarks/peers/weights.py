@@ -6,10 +6,10 @@ from pathlib import Path
 
 import llama_cpp
 
-from dflash_local.cache_folder import cache_dir
 from dflash_local.files import demo_pair
 from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.requantize import requantize
+from dflash_local.user_folders import cache_dir
 
 FILE_TYPES = {
     "BF16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,

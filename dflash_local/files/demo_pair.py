@@ -7,8 +7,8 @@ from pathlib import Path
 
 import llama_cpp
 
-from dflash_local.cache_folder import cache_dir, has_file
 from dflash_local.errors import ModelError
+from dflash_local.user_folders import cache_dir, has_file
 
 from .fingerprint import release
 from .requantize import requantize

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import llama_cpp
 
-from dflash_local.cache_folder import has_file
 from dflash_local.errors import ModelError
 from dflash_local.llama_log import captured_log
+from dflash_local.user_folders import has_file
 from dflash_local.whole_files import whole_file
 
 

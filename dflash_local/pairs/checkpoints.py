@@ -7,13 +7,13 @@ import json
 import logging
 from pathlib import Path
 
-from dflash_local.cache_folder import has_file
 from dflash_local.convert.converter import convert
 from dflash_local.convert.layouts.registry import LAYOUTS, detect
 from dflash_local.convert.reading.source import Source, open_source
 from dflash_local.convert.verifiers.pair import pair_problems
 from dflash_local.convert.verifiers.verifier import Verifier
 from dflash_local.files.fingerprint import release
+from dflash_local.user_folders import has_file
 
 _ARCHITECTURES = frozenset(name for layout in LAYOUTS for name in layout.architectures)
 _log = logging.getLogger("dflash_local")

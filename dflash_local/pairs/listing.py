@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_local import hf_hub
-from dflash_local.cache_folder import cache_dir
 from dflash_local.convert.verifiers.pair_files import verifier_info
 from dflash_local.convert.verifiers.verifier import Verifier, is_later_part, read_verifier
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import architecture_of
 from dflash_local.files.taps import TAPS
+from dflash_local.user_folders import cache_dir
 
 from . import places
 from .finding import misfit

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dflash_local import hf_hub
-from dflash_local.cache_folder import cache_dir
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import architecture_of
 from dflash_local.files.key_table import ARCHITECTURE
+from dflash_local.user_folders import cache_dir
 
 from .checkpoints import is_drafter_checkpoint
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dflash_local.config_folder import config_dir
 from dflash_local.errors import ModelError
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.hf_hub import repository_of
+from dflash_local.user_folders import config_dir
 
 from .reference import as_reference
 

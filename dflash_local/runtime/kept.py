@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dflash_local.cache_folder import cache_dir
 from dflash_local.errors import ModelError
+from dflash_local.user_folders import cache_dir
 from dflash_local.whole_files import write_whole
 
 

