@@ -13,6 +13,7 @@ import pytest
 from conftest import MakeLlama
 
 from dflash_local import Llama, ModelError, _core
+from dflash_local._api import parents_log
 from dflash_local.llama_log import captured_log, listening
 
 
@@ -27,6 +28,12 @@ def say(level: int, *pieces: bytes) -> None:
     callback = llama_cpp.llama_log_callback(libllamas_callback())
     for i, piece in enumerate(pieces):
         callback(level if i == 0 else 5, piece, None)
+
+
+@pytest.fixture(autouse=True)
+def quiet_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a model that was loaded with ``verbose=False``; before, llama_cpp prints all."""
+    monkeypatch.setattr(parents_log.logger, "level", logging.ERROR)
 
 
 @pytest.mark.parametrize(
