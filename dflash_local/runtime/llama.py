@@ -167,7 +167,7 @@ class Llama(SessionLlama):
 
     @property
     def sampling(self) -> str:
-        """What temperatures above 0 do: "exact" or "rejection"."""
+        """What temperatures above 0 do: "exact" or "rejection"; set, from the next answer on."""
         return self._sampling
 
     @sampling.setter
